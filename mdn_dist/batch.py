@@ -1,0 +1,200 @@
+"""What the distributions share: their batch dimensions, scoring under a mask, validation."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from pyro.distributions import MaskedDistribution, TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Size, Tensor
+
+
+class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
+    """A Pyro distribution over points whose batch can be indexed, expanded and masked.
+
+    A subclass says how its parameters are mapped (`_map`), how a point is scored (`_score`) and
+    which points count as valid (`_check`).
+    """
+
+    _validate_args: bool
+
+    def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
+        """Return a copy whose parameters are ``function(parameter, its event dimensions)``."""
+        raise NotImplementedError
+
+    def _score(self, value: Tensor) -> Tensor:
+        """Return the log density of `value`, which has been checked."""
+        raise NotImplementedError
+
+    def _check(self, value: Tensor) -> None:
+        """Raise ValueError if `value`, whose shape is right, is outside the support."""
+        raise NotImplementedError
+
+    def _neutral_point(self, like: Tensor) -> Tensor:
+        """Return a point of the support, ``(event)``, to stand where a mask leaves one out."""
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score `value`; points that `mask` leaves out score 0, whatever they hold.
+
+        Under a mask, sums of scores and their gradients are those of the points that it keeps:
+        the value *and* the parameters of the others are replaced before anything is computed, so
+        NaN in the padding reaches neither the loss nor a gradient.
+
+        Args:
+            value: Points, shape ``(*, event)``, broadcast against the batch.
+            mask: True where a point is real, broadcastable to ``(*)``.
+
+        Returns:
+            Log densities, shape ``(*)``, in nats.
+
+        Raises:
+            TypeError: If `mask` is not boolean.
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a point that counts
+                is outside the support.
+        """
+        self._check_shape(value)
+        if mask is not None:
+            return self._masked_log_prob(value, mask)
+        if self._validates:
+            self._check(value)
+        return self._score(value)
+
+    def _masked_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be boolean, got {mask.dtype}")
+        batch_shape: Size = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        try:
+            mask = mask.expand(batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"mask must be broadcastable to {tuple(batch_shape)}, got {tuple(mask.shape)}"
+            ) from error
+        value = torch.where(mask.unsqueeze(-1), value, self._neutral_point(value))
+        if self._validates:
+            self._check(value)
+        kept = self.expand(batch_shape)._map(
+            lambda parameter, n: torch.where(mask[(..., *[None] * n)], parameter, 1.0)
+        )
+        return torch.where(mask, kept._score(value), 0.0)
+
+    def mask(self, mask: bool | Tensor) -> "MaskedPoints":
+        """Pyro's ``mask``, safe over padding that holds NaN.
+
+        Args:
+            mask: A boolean, or a boolean tensor broadcastable to the batch.
+
+        Returns:
+            A distribution that scores 0 where `mask` is False.
+        """
+        return MaskedPoints(self, mask)
+
+    def expand(self, batch_shape: Size | list[int], _instance: Any = None) -> Self:
+        """Return the distribution over a larger batch, without copying its parameters.
+
+        Args:
+            batch_shape: The batch shape wanted; the present one must broadcast to it.
+            _instance: Unused, for torch's signature.
+
+        Returns:
+            A new distribution.
+        """
+        shape = Size(batch_shape)
+        return self._map(lambda p, n: p.expand(shape + p.shape[p.dim() - n :]))
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index the batch dimensions, as ``d[..., 3]`` or ``d[mask]``.
+
+        Args:
+            index: Any index that torch takes.
+
+        Returns:
+            A new distribution over the batch elements selected.
+        """
+        index = index if isinstance(index, tuple) else (index,)
+        return self._map(lambda p, n: p[(*index, *[slice(None)] * n)])
+
+    @property
+    def _validates(self) -> bool:
+        return self._validate_args and not torch.compiler.is_compiling()
+
+    def _check_shape(self, value: Tensor) -> None:
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(
+                f"value must end in {self.event_shape[0]} values, got shape {tuple(value.shape)}"
+            )
+        try:
+            torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"value must broadcast against batch shape {tuple(self.batch_shape)}, "
+                f"got shape {tuple(value.shape)}"
+            ) from error
+
+    def __repr__(self) -> str:
+        shape = tuple(self.batch_shape)
+        return f"{type(self).__name__}(batch_shape={shape}, {self._describe()})"
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+
+class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
+    """A :class:`BatchDistribution` under Pyro's ``mask``, scored by its own masked ``log_prob``."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Score `value`; 0 where the mask is False.
+
+        Args:
+            value: Points, shape ``(*, event)``.
+
+        Returns:
+            Log densities, shape ``(*)``, in nats.
+        """
+        if isinstance(self._mask, bool):
+            return super().log_prob(value)  # type: ignore[no-any-return]
+        return self.base_dist.log_prob(value, mask=self._mask)  # type: ignore[no-any-return]
+
+    def mask(self, mask: bool | Tensor) -> "MaskedPoints":
+        """Mask once more: a point counts where both masks are True.
+
+        Args:
+            mask: A boolean, or a boolean tensor broadcastable to the batch.
+
+        Returns:
+            A distribution under both masks.
+        """
+        return MaskedPoints(self.base_dist, mask & self._mask)
+
+    def score_parts(self, value: Tensor) -> Any:
+        """Pyro's decomposition of the score, from this class's ``log_prob``.
+
+        Args:
+            value: Points, shape ``(*, event)``.
+
+        Returns:
+            Pyro's ``ScoreParts``.
+        """
+        return TorchDistribution.score_parts(self, value)
+
+
+def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
+    """Raise ValueError, saying where, unless all of `valid` is True.
+
+    Args:
+        name: The argument's name.
+        valid: Truth of each element, any shape.
+        expected: What a valid element is.
+        got: The elements, shaped like `valid`.
+
+    Raises:
+        ValueError: If an element is not valid.
+    """
+    if valid.all():
+        return
+    wrong = (~valid).nonzero()
+    where = tuple(wrong[0].tolist())
+    raise ValueError(
+        f"{name} must be {expected}, got {got[where].item()} at index {where} "
+        f"({len(wrong)} of {valid.numel()} elements are wrong)"
+    )

@@ -1,0 +1,228 @@
+"""Mixture mathematics on plain tensors: tensors in, tensors out.
+
+Every function broadcasts over leading batch dimensions ``*`` and is composed of differentiable
+torch operations. ``K`` counts mixture components and ``D`` coordinates.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def saturate(x: Tensor, low: float, high: float, margin: float) -> Tensor:
+    r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
+
+    The map is the identity on ``[low + margin, high - margin]``; beyond, the excess ``e`` is
+    replaced by :math:`e / \sqrt{1 + (e / margin)^2}`. It is increasing, twice continuously
+    differentiable, and its gradient fades as a power, so a saturated value can find its way back.
+
+    Args:
+        x: Values, any shape.
+        low: Lower limit, approached but not passed.
+        high: Upper limit.
+        margin: Distance from the limits at which the map departs from the identity.
+
+    Returns:
+        A tensor shaped like `x`.
+
+    Example:
+        >>> saturate(torch.tensor([-1e9, 0.5, 1e9]), -3.0, 3.0, 1.0)
+        tensor([-3.0000,  0.5000,  3.0000])
+    """
+    inner = x.clamp(low + margin, high - margin)
+    excess = (x - inner) / margin
+    return inner + margin * excess / torch.hypot(torch.ones_like(excess), excess)
+
+
+def unsaturate(y: Tensor, low: float, high: float, margin: float) -> Tensor:
+    """Invert :func:`saturate`; a value at or beyond a limit becomes a large finite one.
+
+    Args:
+        y: Saturated values, any shape.
+        low: Lower limit.
+        high: Upper limit.
+        margin: As in :func:`saturate`.
+
+    Returns:
+        A tensor shaped like `y`.
+
+    Example:
+        >>> unsaturate(saturate(torch.tensor([-2.5, 0.5]), -3.0, 3.0, 1.0), -3.0, 3.0, 1.0)
+        tensor([-2.5000,  0.5000])
+    """
+    inner = y.clamp(low + margin, high - margin)
+    excess = ((y - inner) / margin).clamp(-0.999, 0.999)
+    return inner + margin * excess * (1 - excess.square()).rsqrt()
+
+
+def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
+    r"""Build Cholesky factors from log standard deviations and unbounded correlations.
+
+    Row ``i`` of the factor is :math:`\sigma_i v_i / |v_i|` with
+    :math:`v_i = (\sinh r_{i0}, \dots, \sinh r_{i,i-1}, 1)`, so the covariance has the standard
+    deviations :math:`\sigma` exactly. For ``D = 2`` this is the paper's
+    :math:`\rho = \tanh r`, since :math:`\tanh r = \sinh r / \sqrt{1 + \sinh^2 r}`; nothing is
+    computed as :math:`1 - \rho^2`.
+
+    Args:
+        log_scale: Log standard deviations, shape ``(*, D, K)``: one plane a coordinate.
+        correlation: Unbounded correlations, shape ``(*, D (D - 1) / 2, K)``: the strictly lower
+            triangle row by row.
+
+    Returns:
+        Cholesky factors, shape ``(*, K, D, D)``, lower triangular.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 21 and 22, for ``D = 2``.
+
+    Example:
+        >>> scale_tril_from_maps(torch.zeros(2, 1), torch.tensor([[0.5]]))[0, 1, 0]
+        tensor(0.4621)
+    """
+    size = log_scale.shape[-2]
+    scale, slope = log_scale.exp(), correlation.sinh()
+    zero = torch.zeros_like(scale[..., 0, :])
+    planes, start = [], 0
+    for i in range(size):
+        row = slope[..., start : start + i, :]  # (*, i, K)
+        start += i
+        last = scale[..., i, :] * (1 + row.square().sum(-2)).rsqrt()  # (*, K), on the diagonal
+        planes += [*(row * last.unsqueeze(-2)).unbind(-2), last, *[zero] * (size - i - 1)]
+    square: Tensor = torch.stack(planes, -2).unflatten(-2, (size, size))  # (*, D, D, K)
+    return square.movedim(-1, -3)
+
+
+def maps_from_scale_tril(scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert :func:`scale_tril_from_maps`.
+
+    Args:
+        scale_tril: Cholesky factors, shape ``(*, K, D, D)``.
+
+    Returns:
+        Log standard deviations ``(*, D, K)`` and unbounded correlations
+        ``(*, D (D - 1) / 2, K)``.
+
+    Example:
+        >>> log_scale, correlation = maps_from_scale_tril(torch.eye(3).expand(5, 3, 3))
+        >>> log_scale.shape, correlation.shape
+        (torch.Size([3, 5]), torch.Size([3, 5]))
+    """
+    size = scale_tril.shape[-1]
+    log_scale = scale_tril.square().sum(-1).log() / 2
+    slope = scale_tril / scale_tril.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    row, column = torch.tril_indices(size, size, -1, device=scale_tril.device)
+    return log_scale.movedim(-1, -2), slope[..., row, column].asinh().movedim(-1, -2)
+
+
+def whiten(loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+    r"""Express `value` in every component's own standard coordinates.
+
+    Solves :math:`L_k y_k = x - \mu_k` by forward substitution, a coordinate at a time.
+
+    Args:
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        value: Points, shape ``(*, D)``.
+
+    Returns:
+        Whitened coordinates, shape ``(*, K, D)``.
+
+    Example:
+        >>> whiten(torch.zeros(1, 2), 2 * torch.eye(2).expand(1, 2, 2), torch.tensor([4.0, 6.0]))
+        tensor([[2., 3.]])
+    """
+    difference = value.unsqueeze(-2) - loc
+    rows: list[Tensor] = []
+    for i in range(difference.shape[-1]):
+        known = sum(scale_tril[..., i, j] * rows[j] for j in range(i))
+        rows.append((difference[..., i] - known) / scale_tril[..., i, i])
+    return torch.stack(rows, -1)
+
+
+def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+    r"""Log of each component's share of the density, :math:`\log \pi_k N(x; \mu_k, L_k L_k^T)`.
+
+    Its ``logsumexp`` over the components is the mixture's log density, its ``softmax`` the
+    responsibilities.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        value: Points, shape ``(*, D)``.
+
+    Returns:
+        Log shares, shape ``(*, K)``, in nats.
+
+    Example:
+        >>> share = component_log_density(
+        ...     torch.zeros(1), torch.zeros(1, 2), torch.eye(2).unsqueeze(0), torch.zeros(2)
+        ... )
+        >>> share.exp()
+        tensor([0.1592])
+    """
+    whitened = whiten(loc, scale_tril, value)
+    log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = loc.shape[-1] / 2 * math.log(2 * math.pi)
+    distance = whitened.square().sum(-1) / 2
+    return logits.log_softmax(-1) - log_determinant - distance - constant
+
+
+def draw_index(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one category a row by inverting the cumulative distribution.
+
+    torch's own categorical sampler takes no generator; this takes one uniform number a row.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        Indices, shape ``(*)``, of type int64.
+
+    Example:
+        >>> draw_index(torch.tensor([-torch.inf, 0.0]))
+        tensor(1)
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    uniform = torch.rand(
+        logits.shape[:-1], generator=generator, dtype=logits.dtype, device=logits.device
+    )
+    below = cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)
+    return below.sum(-1).clamp_max(logits.shape[-1] - 1)
+
+
+class _ClipGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        ctx.limit = limit
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].clamp(-ctx.limit, ctx.limit), None
+
+
+def clip_gradient(x: Tensor, limit: float) -> Tensor:
+    """Return `x`; in the backward pass its gradient is clipped to ``[-limit, limit]``.
+
+    Args:
+        x: Any tensor.
+        limit: Largest magnitude of a derivative that is let through.
+
+    Returns:
+        `x`, unchanged.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), section 2.1: derivatives are clipped at the activations.
+
+    Example:
+        >>> x = torch.zeros(1, requires_grad=True)
+        >>> (1000 * clip_gradient(x, 10.0)).sum().backward()
+        >>> x.grad
+        tensor([10.])
+    """
+    clipped: Tensor = _ClipGradient.apply(x, limit)  # type: ignore[no-untyped-call]
+    return clipped

@@ -1,0 +1,323 @@
+"""A mixture of multivariate normal distributions."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+
+from mdn_dist.batch import BatchDistribution, check_all
+from mdn_dist.functional import component_log_density, draw_index
+from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
+
+
+@dataclass(eq=False, init=False, repr=False)
+class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[misc]
+    r"""A mixture of ``K`` Gaussians in ``D`` coordinates, each with a Cholesky factor of its own.
+
+    .. math:: p(x) = \sum_k \pi_k N(x; \mu_k, L_k L_k^T)
+
+    It is torch's ``MixtureSameFamily`` of ``MultivariateNormal``, and Pyro's, scored in log space
+    and sampled by drawing one component. Batch dimensions broadcast.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``; ``-inf`` leaves a component out.
+        loc: Component means, shape ``(*, K, D)``, in data units.
+        scale_tril: Lower-triangular Cholesky factors of the component covariances, shape
+            ``(*, K, D, D)``, with positive diagonals, in data units.
+        validate_args: Whether to check the parameters and every value scored; torch's default
+            when None.
+
+    Raises:
+        ValueError: If the shapes do not fit or, under ``validate_args``, if a parameter is invalid.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 23 and 24, for ``D = 2``.
+
+    Example:
+        >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+        >>> d.log_prob(torch.zeros(2)).exp()
+        tensor(0.1592)
+        >>> d
+        GaussianMixture(batch_shape=(), components=1, event_size=2, dtype=float32)
+    """
+
+    logits: Tensor
+    loc: Tensor
+    scale_tril: Tensor
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "logits": constraints.real_vector,
+        "loc": constraints.independent(constraints.real, 2),
+        "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
+    }
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale_tril: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        shape = _component_shape(logits, loc, scale_tril)
+        size = loc.shape[-1:]
+        self.logits = logits.expand(shape)
+        self.loc = loc.expand(shape + size)
+        self.scale_tril = scale_tril.expand(shape + size + size)
+        self._num_component = shape[-1]
+        self._event_ndims = 1
+        Distribution.__init__(self, shape[:-1], size, validate_args=False)
+        if validate_args is not None:
+            self._validate_args = validate_args
+        if self._validates:
+            self._check_parameters()
+
+    @classmethod
+    def from_outputs(
+        cls,
+        outputs: Tensor,
+        components: int = 20,
+        *,
+        event_size: int = 2,
+        bounds: Bounds | None = Bounds(),
+        validate_args: bool | None = None,
+    ) -> Self:
+        """Make a mixture from a network's raw outputs.
+
+        Args:
+            outputs: Raw outputs, shape ``(*, K (1 + 2 D + D (D - 1) / 2))``: weights, means, log
+                standard deviations, unbounded correlations, as
+                :class:`mdn_dist.outputs.OutputMap` orders them without a pen.
+            components: Number of components ``K``.
+            event_size: Number of coordinates ``D``.
+            bounds: Limits of scales and correlations; None for the exact maps.
+            validate_args: Whether to check the parameters and every value scored.
+
+        Returns:
+            A mixture with batch shape ``(*)``.
+
+        Raises:
+            TypeError: If `outputs` is not floating point.
+            ValueError: If its last dimension has another size.
+
+        Source:
+            Graves 2013, equations 19 to 22.
+
+        Example:
+            >>> GaussianMixture.from_outputs(torch.zeros(7, 15), components=5, event_size=1)
+            GaussianMixture(batch_shape=(7,), components=5, event_size=1, dtype=float32)
+        """
+        output_map = OutputMap(components, event_size, None, bounds)
+        _, logits, loc, scale_tril = output_map.parameters(output_map.accept(outputs))
+        return cls(logits, loc, scale_tril, validate_args=validate_args)
+
+    @property
+    def mixture_distribution(self) -> Categorical:
+        """The distribution over components, as torch's and Pyro's ``Categorical``."""
+        return Categorical(logits=self.logits, validate_args=self._validate_args)
+
+    @property
+    def component_distribution(self) -> MultivariateNormal:
+        """The components, a ``MultivariateNormal`` of batch shape ``(*, K)``."""
+        return MultivariateNormal(
+            self.loc, scale_tril=self.scale_tril, validate_args=self._validate_args
+        )
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        r"""Probability of each component given a point, :math:`\gamma_k`.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+
+        Returns:
+            Probabilities, shape ``(*, K)``, adding up to 1.
+
+        Raises:
+            ValueError: If the shapes do not fit.
+
+        Source:
+            Graves 2013, equations 27 and 28.
+
+        Example:
+            >>> loc = torch.tensor([[-50.0], [50.0]])
+            >>> d = GaussianMixture(torch.zeros(2), loc, torch.ones(2, 1, 1))
+            >>> d.responsibilities(torch.tensor([40.0]))
+            tensor([0., 1.])
+        """
+        self._check_shape(value)
+        if self._validates:
+            self._check(value)
+        return self._component_log_density(value).softmax(-1)
+
+    @torch.no_grad()
+    def sample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw points: one component each, then one normal draw from it.
+
+        Args:
+            sample_shape: Shape of the independent draws wanted.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Points, shape ``(sample_shape, *, D)``.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.sample((5,)).shape
+            torch.Size([5, 2])
+        """
+        shape = Size(sample_shape) + self.batch_shape
+        index = draw_index(self.logits.expand(*shape, -1), generator)[..., None, None]  # (*, 1, 1)
+        size = self.event_shape[0]
+        loc = self.loc.expand(*shape, -1, -1)
+        loc = loc.gather(-2, index.expand(*shape, 1, size)).squeeze(-2)  # (*, D)
+        scale_tril = self.scale_tril.expand(*shape, -1, -1, -1)
+        index = index.unsqueeze(-1).expand(*shape, 1, size, size)
+        scale_tril = scale_tril.gather(-3, index).squeeze(-3)  # (*, D, D)
+        noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+        return loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, shape ``(*, D)``."""
+        return (self._weights.unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each coordinate, shape ``(*, D)``."""
+        return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariance, shape ``(*, D, D)``: within the components and between their means."""
+        spread = self.loc - self.mean.unsqueeze(-2)  # (*, K, D)
+        between = spread.unsqueeze(-1) * spread.unsqueeze(-2)  # (*, K, D, D)
+        within = self.scale_tril @ self.scale_tril.mT
+        return (self._weights[..., None, None] * (within + between)).sum(-3)
+
+    def biased(self, bias: float) -> Self:
+        r"""Return the mixture biased towards its more probable points.
+
+        Weights become ``softmax(logits * (1 + bias))``, scales ``scale_tril * exp(-bias)``;
+        correlations stay. The result is a mixture: it scores what it samples.
+
+        Args:
+            bias: Probability bias, at least 0; 0 changes nothing.
+
+        Returns:
+            A new mixture.
+
+        Raises:
+            ValueError: If `bias` is negative or not finite.
+
+        Source:
+            Graves 2013, equations 61 and 62.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.biased(math.log(2)).variance
+            tensor([0.2500, 0.2500])
+        """
+        check_bias(bias)
+        return self._like(self.logits * (1 + bias), self.loc, self.scale_tril * math.exp(-bias))
+
+    def tempered(self, temperature: float) -> Self:
+        """Return the mixture at a temperature: logits over it, covariances times it.
+
+        Args:
+            temperature: Positive; 1 changes nothing, less makes samples tidier.
+
+        Returns:
+            A new mixture.
+
+        Raises:
+            ValueError: If `temperature` is not positive and finite.
+
+        Source:
+            Ha and Eck 2017 (arXiv:1704.03477), equation 8.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.tempered(0.25).variance
+            tensor([0.2500, 0.2500])
+        """
+        check_temperature(temperature)
+        scale_tril = self.scale_tril * math.sqrt(temperature)
+        return self._like(self.logits / temperature, self.loc, scale_tril)
+
+    @property
+    def _weights(self) -> Tensor:
+        return self.logits.softmax(-1)
+
+    def _component_log_density(self, value: Tensor) -> Tensor:
+        return component_log_density(self.logits, self.loc, self.scale_tril, value)
+
+    def _score(self, value: Tensor) -> Tensor:
+        return self._component_log_density(value).logsumexp(-1)
+
+    def _like(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Self:
+        new = type(self)(logits, loc, scale_tril, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
+        return self._like(
+            function(self.logits, 1), function(self.loc, 2), function(self.scale_tril, 3)
+        )
+
+    def _check(self, value: Tensor) -> None:
+        check_all("value", value.isfinite(), "finite", value)
+
+    def _check_parameters(self) -> None:
+        top = self.logits.amax(-1, keepdim=True)
+        check_all("logits", (self.logits < math.inf) & top.isfinite(), "finite", self.logits)
+        check_all("loc", self.loc.isfinite(), "finite", self.loc)
+        scale_tril = self.scale_tril
+        check_all("scale_tril", scale_tril.isfinite(), "finite", scale_tril)
+        check_all("scale_tril", scale_tril == scale_tril.tril(), "lower triangular", scale_tril)
+        diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
+        check_all("diagonal of scale_tril", diagonal > 0, "positive", diagonal)
+
+    def _neutral_point(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.event_shape)
+
+    def _describe(self) -> str:
+        dtype = str(self.loc.dtype).removeprefix("torch.")
+        return f"components={self._num_component}, event_size={self.event_shape[0]}, dtype={dtype}"
+
+
+def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
+    """Return the broadcast shape ``(*, K)`` of the components, or raise ValueError."""
+    parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
+    for name, (parameter, dimensions) in parameters.items():
+        if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
+            got = parameter.dtype if isinstance(parameter, Tensor) else type(parameter).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {got}")
+        if parameter.dim() < dimensions:
+            raise ValueError(
+                f"{name} must have at least {dimensions} dimensions, "
+                f"got shape {tuple(parameter.shape)}"
+            )
+    shapes = (
+        f"got logits {tuple(logits.shape)}, loc {tuple(loc.shape)}, "
+        f"scale_tril {tuple(scale_tril.shape)}"
+    )
+    size = loc.shape[-1]
+    if scale_tril.shape[-2:] != (size, size):
+        raise ValueError(
+            f"scale_tril must end in ({size}, {size}), as loc ends in {size}; {shapes}"
+        )
+    try:
+        shape: Size = torch.broadcast_shapes(logits.shape, loc.shape[:-1], scale_tril.shape[:-2])
+    except RuntimeError as error:
+        raise ValueError(f"batch and component dimensions must broadcast; {shapes}") from error
+    if logits.shape[-1] != shape[-1]:
+        raise ValueError(f"logits must end in the number of components {shape[-1]}; {shapes}")
+    return shape

@@ -1,0 +1,492 @@
+"""Pictures of strokes and of what a model predicts about them.
+
+Every function returns a ``matplotlib.figure.Figure`` and can write it to SVG or PNG at once.
+Matplotlib is imported when a function is called, pyplot never: nothing needs a display, no figure
+stays registered anywhere, and no setting is left changed.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from torch import Tensor
+    from torch.distributions import Distribution
+
+__all__ = ["density", "strokes"]
+
+_SUFFIXES = (".svg", ".png")
+_INK = "#1b2a49"
+_GREY = "#5f6673"
+_HEAT = "OrRd"
+_LINE = 1.1  # points
+_FONT = 8.0  # points
+
+# Inches.
+_PAGE_WIDTH = 7.5
+_PAGE_HEIGHT = 100.0
+_ROW_HEIGHT = 1.3
+_MARGIN = 0.15
+_GAP = 0.1
+_PAD = 0.06
+_TITLE = 0.19
+_CHARACTER = 0.55 * _FONT / 72  # a title's mean advance, to keep titles from overlapping
+
+_BLUR = 0.6  # pixels: a Gaussian this wide, sampled at pixel centres, keeps its mass to 0.4 %
+_REACH = 6.0  # standard deviations; beyond lies less than 2e-8 of a component's mass
+
+
+class _Ink(NamedTuple):
+    """A drawing in absolute coordinates: lines separated by rows of NaN, and lone points."""
+
+    lines: Tensor  # (N, 2)
+    dots: Tensor  # (M, 2)
+    low: Tensor  # (2,)
+    high: Tensor  # (2,)
+
+
+class _Page(NamedTuple):
+    """A density map: ``values[row, column]`` at the pixel centres ``x[column]``, ``y[row]``."""
+
+    x: Tensor
+    y: Tensor
+    values: Tensor
+    pixel: float
+
+
+def strokes(
+    drawings: Tensor | Sequence[Tensor],
+    *,
+    mask: Tensor | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int = 1,
+    path: str | Path | Sequence[str | Path] | None = None,
+) -> Figure:
+    """Draws a batch of stroke sequences on one page, each in its own cell, all at one scale.
+
+    Cells take the size of what they hold: lines of text make wide low cells, letters square ones.
+    A stroke of a single point is drawn as a dot.
+
+    Args:
+        drawings: Stroke points ``(dx, dy, end_of_stroke)``, offsets in any one unit with y up,
+            as a batch ``(B, T, 3)`` or as a sequence of tensors ``(T, 3)`` of different lengths.
+        mask: Which points of a batch are real, bool ``(B, T)``. The others may hold anything.
+        titles: One title a drawing, set above its cell.
+        columns: Cells in a row; they are filled row by row.
+        path: Where to write the page, ending in ``.svg`` or ``.png``; a list writes several.
+
+    Returns:
+        The figure; ``figure.axes[i]`` shows ``drawings[i]`` in absolute coordinates.
+
+    Raises:
+        ValueError: If a shape, a title count, the columns or a suffix is wrong, or a real point
+            is not finite.
+        ModuleNotFoundError: If matplotlib is missing.
+
+    Example:
+        >>> corner = torch.tensor([[0.0, 0.0, 0.0], [0.0, -1.0, 0.0], [1.0, 0.0, 1.0]])
+        >>> figure = strokes([corner, corner], titles=["one", "two"], columns=2)
+        >>> len(figure.axes)
+        2
+    """
+    targets = _targets(path)
+    inks = [_ink(drawing) for drawing in _separate(drawings, mask)]
+    if not inks:
+        raise ValueError("drawings must hold at least one drawing, got none")
+    if titles is not None and len(titles) != len(inks):
+        raise ValueError(
+            f"titles must hold one title a drawing: expected {len(inks)}, got {len(titles)}"
+        )
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+
+    columns = min(columns, len(inks))
+    sizes = torch.stack([ink.high - ink.low for ink in inks])
+    widths = torch.stack([sizes[column::columns, 0].amax() for column in range(columns)])
+    heights = torch.stack(
+        [sizes[start : start + columns, 1].amax() for start in range(0, len(inks), columns)]
+    )
+    scale = _scale(widths, heights)
+
+    cell_widths = (widths * scale + 2 * _PAD).tolist()
+    cell_heights = (heights * scale + 2 * _PAD).tolist()
+    for index, title in enumerate(titles or ()):
+        column = index % columns
+        cell_widths[column] = max(cell_widths[column], _CHARACTER * len(title))
+    above = _TITLE if titles is not None else 0.0
+    page_width = sum(cell_widths) + _GAP * (columns - 1) + 2 * _MARGIN
+    page_height = sum(cell_heights) + above * len(heights) + _GAP * (len(heights) - 1) + 2 * _MARGIN
+    figure = _figure(page_width, page_height)
+
+    top = page_height - _MARGIN
+    for row, cell_height in enumerate(cell_heights):
+        left = _MARGIN
+        for index in range(row * columns, min((row + 1) * columns, len(inks))):
+            cell_width = cell_widths[index % columns]
+            bottom = top - above - cell_height
+            axes = figure.add_axes(
+                (
+                    left / page_width,
+                    bottom / page_height,
+                    cell_width / page_width,
+                    cell_height / page_height,
+                )
+            )
+            x = inks[index].low[0].item()
+            middle = (inks[index].low[1] + inks[index].high[1]).item() / 2
+            axes.set_xlim(x - _PAD / scale, x + (cell_width - _PAD) / scale)
+            axes.set_ylim(middle - cell_height / scale / 2, middle + cell_height / scale / 2)
+            axes.set_axis_off()
+            _draw(axes, inks[index], _LINE)
+            if titles is not None:
+                figure.text(
+                    (left + _PAD) / page_width,
+                    (top - above / 2) / page_height,
+                    titles[index],
+                    fontsize=_FONT,
+                    color=_GREY,
+                    verticalalignment="center",
+                    parse_math=False,
+                )
+            left += cell_width + _GAP
+        top -= above + cell_height + _GAP
+    _save(figure, targets)
+    return figure
+
+
+def density(
+    distribution: Distribution,
+    strokes: Tensor,
+    *,
+    resolution: int = 400,
+    path: str | Path | Sequence[str | Path] | None = None,
+) -> Figure:
+    r"""Draws where a model expected the pen, step by step, over where the pen went.
+
+    Upper panel: with :math:`P_t` the pen's position at point t and :math:`p_t` the predictive
+    density of the offset that follows, the sum over the steps
+
+    .. math:: m(x) = \sum_t p_t(x - P_t),
+
+    under the strokes; colours follow its power 0.4, so that faint regions are seen. Each density
+    is blurred by a Gaussian of 0.6 pixels, so that one sharper than a pixel keeps its mass and
+    its place. What falls outside the page, 6 % wider than the strokes, is not drawn.
+    Lower panel: the mixture weights, components by steps; a tick above a step says that the pen
+    had been lifted there.
+
+    Args:
+        distribution: The predictive distributions, of batch shape ``(T - 1,)``: the one at ``t``
+            is about point ``t + 1`` given points ``0`` to ``t``. A ``StrokeDistribution``, or any
+            mixture of ``MultivariateNormal`` over the two offsets.
+        strokes: The sequence that was predicted, ``(T, 3)``, in the distribution's unit.
+        resolution: Pixels on the longer side of the map.
+        path: Where to write the page, ending in ``.svg`` or ``.png``; a list writes several.
+
+    Returns:
+        The figure; ``figure.axes[0].images[0]`` holds the map in densities per squared unit, and
+        ``figure.axes[1].images[0]`` the weights ``(K, T - 1)``.
+
+    Raises:
+        ValueError: If a shape, the resolution or a suffix is wrong, or a value is not finite.
+        ModuleNotFoundError: If matplotlib is missing.
+
+    Source:
+        Graves 2013, arXiv:1308.0850, figure 10.
+
+    Example:
+        >>> from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+        >>> corner = torch.tensor([[0.0, 0.0, 0.0], [0.0, -1.0, 0.0], [1.0, 0.0, 1.0]])
+        >>> components = MultivariateNormal(torch.zeros(2, 4, 2), torch.eye(2) / 100)
+        >>> mixture = MixtureSameFamily(Categorical(logits=torch.zeros(2, 4)), components)
+        >>> figure = density(mixture, corner, resolution=50)
+        >>> figure.axes[1].images[0].get_array().shape
+        (4, 2)
+    """
+    targets = _targets(path)
+    weights, means, covariances = _mixture(distribution, strokes)
+    if resolution < 2:
+        raise ValueError(f"resolution must be at least 2 pixels, got {resolution}")
+    points = strokes.detach().to("cpu", torch.float64)
+    ink = _ink(points)
+    centres = points[:-1, None, :2].cumsum(0) + means  # (T - 1, K, 2)
+    page = _density_map(ink, weights, centres, covariances, resolution)
+
+    rows, columns = page.values.shape
+    width = _PAGE_WIDTH if columns >= rows else max(_PAGE_WIDTH * columns / rows, 4.0)
+    left, right, lower = 0.45, width - _MARGIN, 1.25
+    map_height = min((right - left) * rows / columns, _PAGE_WIDTH)
+    map_base = 0.45 + lower + 0.45
+    height = map_base + map_height + 0.35
+    figure = _figure(width, height)
+    upper_axes = figure.add_axes(
+        (
+            left / width,
+            map_base / height,
+            (right - left) / width,
+            map_height / height,
+        )
+    )
+    lower_axes = figure.add_axes(
+        (
+            left / width,
+            0.45 / height,
+            (right - left) / width,
+            lower / height,
+        )
+    )
+
+    half = page.pixel / 2
+    upper_axes.imshow(
+        page.values.numpy(),
+        norm=_power(page.values.amax().item()),
+        cmap=_HEAT,
+        origin="lower",
+        interpolation="bilinear",
+        extent=(
+            page.x[0].item() - half,
+            page.x[-1].item() + half,
+            page.y[0].item() - half,
+            page.y[-1].item() + half,
+        ),
+    )
+    _draw(upper_axes, ink, 0.5)
+    _label(upper_axes, "density of the pen's next position, all steps")
+    upper_axes.set_xticks([])
+    upper_axes.set_yticks([])
+
+    lower_axes.imshow(
+        weights.T.numpy(),
+        vmin=0.0,
+        vmax=1.0,
+        cmap=_HEAT,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    _label(lower_axes, "weights of the components, step by step (tick: the pen was lifted)")
+    lifted = (points[:-1, 2] > 0.5).nonzero()[:, 0]
+    lower_axes.vlines(
+        lifted.numpy(),
+        1.0,
+        1.05,
+        transform=lower_axes.get_xaxis_transform(),
+        colors=_INK,
+        linewidth=0.6,
+        clip_on=False,
+    )
+    lower_axes.set_xlabel("step", fontsize=_FONT, color=_GREY)
+    lower_axes.set_ylabel("component", fontsize=_FONT, color=_GREY)
+    _save(figure, targets)
+    return figure
+
+
+def _targets(path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Returns the files to write, refusing unknown suffixes before any work is done."""
+    if path is None:
+        return []
+    targets = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    for target in targets:
+        if target.suffix.lower() not in _SUFFIXES:
+            raise ValueError(f"path must end in {' or '.join(_SUFFIXES)}, got {str(target)!r}")
+    return targets
+
+
+def _separate(drawings: Tensor | Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+    """Returns the real points of each drawing as float64 tensors ``(T, 3)`` on the CPU."""
+    if not isinstance(drawings, torch.Tensor):
+        if mask is not None:
+            raise ValueError("mask belongs to a batch (B, T, 3), got drawings as a sequence")
+        for index, drawing in enumerate(drawings):
+            if drawing.ndim != 2 or drawing.shape[-1] != 3:
+                raise ValueError(
+                    f"drawings[{index}] must have shape (T, 3), got {tuple(drawing.shape)}"
+                )
+        real = list(drawings)
+    elif drawings.ndim != 3 or drawings.shape[-1] != 3:
+        raise ValueError(f"drawings must have shape (B, T, 3), got {tuple(drawings.shape)}")
+    elif mask is None:
+        real = list(drawings)
+    elif mask.shape != drawings.shape[:2] or mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask must be bool of shape {tuple(drawings.shape[:2])}, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+    else:
+        real = [drawing[keep] for drawing, keep in zip(drawings, mask, strict=True)]
+    for index, drawing in enumerate(real):
+        if not drawing.isfinite().all():
+            raise ValueError(
+                f"drawings[{index}] must be finite at its real points; padding needs a mask"
+            )
+    return [drawing.detach().to("cpu", torch.float64) for drawing in real]
+
+
+def _ink(points: Tensor) -> _Ink:
+    """Places one drawing ``(T, 3)`` on the page, with gaps where the pen was lifted."""
+    if len(points) == 0:
+        nothing = points.new_zeros(0, 2)
+        return _Ink(nothing, nothing, points.new_zeros(2), points.new_zeros(2))
+    places = points[:, :2].cumsum(0)
+    ends = points[:, 2] > 0.5
+    starts = torch.cat([ends.new_ones(1), ends[:-1]])
+    ends = torch.cat([ends[:-1], ends.new_ones(1)])
+    lone = starts & ends
+    number = starts.cumsum(0) - 1
+    # Point t moves down by one row for each stroke before its own; the rows left free are gaps.
+    lines = places.new_full((len(places) + int(starts.sum()) - 1, 2), math.nan)
+    lines[torch.arange(len(places)) + number] = places.masked_fill(lone[:, None], math.nan)
+    return _Ink(lines, places[lone], places.amin(0), places.amax(0))
+
+
+def _scale(widths: Tensor, heights: Tensor) -> float:
+    """Returns inches per unit such that the columns, the rows and the tallest row fit."""
+    limits = (
+        (_PAGE_WIDTH, widths.sum()),
+        (_PAGE_HEIGHT, heights.sum()),
+        (_ROW_HEIGHT, heights.amax()),
+    )
+    return min((room / size.item() for room, size in limits if size > 0), default=1.0)
+
+
+def _mixture(distribution: Distribution, strokes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns weights ``(N, K)``, means ``(N, K, 2)``, covariances ``(N, K, 2, 2)``, checked."""
+    if strokes.ndim != 2 or strokes.shape[-1] != 3 or len(strokes) < 2:
+        raise ValueError(
+            f"strokes must have shape (T, 3) with T at least 2, got {tuple(strokes.shape)}"
+        )
+    if not strokes.isfinite().all():
+        raise ValueError("strokes must be finite; leave padding out")
+    mixture: Any = getattr(distribution, "offset", distribution)
+    steps = len(strokes) - 1
+    if tuple(mixture.batch_shape) != (steps,) or tuple(mixture.event_shape) != (2,):
+        raise ValueError(
+            f"distribution must have batch shape {(steps,)}, one fewer than strokes has points, "
+            f"and offsets of shape (2,); got {tuple(mixture.batch_shape)} "
+            f"and {tuple(mixture.event_shape)}"
+        )
+    weights, means, factor = (
+        parameter.detach().to("cpu", torch.float64)
+        for parameter in (
+            mixture.mixture_distribution.probs,
+            mixture.component_distribution.loc,
+            mixture.component_distribution.scale_tril,
+        )
+    )
+    if not all(each.isfinite().all() for each in (weights, means, factor)):
+        raise ValueError("distribution must have finite parameters")
+    return weights, means, factor @ factor.mT
+
+
+def _density_map(
+    ink: _Ink, weights: Tensor, centres: Tensor, covariances: Tensor, resolution: int
+) -> _Page:
+    """Sums the blurred densities ``(N, K)`` over a page around the ink."""
+    size = ink.high - ink.low
+    longer = size.amax().item()
+    widest = covariances.diagonal(dim1=-2, dim2=-1).amax().sqrt().item()
+    margin = 0.06 * longer if longer > 0 else _REACH * widest
+    pixel = (longer + 2 * margin) / resolution
+    columns, rows = (
+        max(math.ceil((each + 2 * margin) / pixel - 1e-9), 1) for each in size.tolist()
+    )
+    corner = (ink.low + ink.high) / 2 - pixel * torch.tensor([columns - 1, rows - 1]) / 2
+    x = corner[0] + pixel * torch.arange(columns)
+    y = corner[1] + pixel * torch.arange(rows)
+
+    blurred = covariances + (_BLUR * pixel) ** 2 * torch.eye(2, dtype=torch.float64)
+    precision = torch.linalg.inv(blurred)
+    heights = weights / (2 * math.pi * torch.linalg.det(blurred).sqrt())
+    reach = _REACH * blurred.diagonal(dim1=-2, dim2=-1).sqrt()  # (N, K, 2)
+    # A component this light can't be seen, and must not widen the window of its step.
+    reach = reach.where((weights > 1e-9)[..., None], -math.inf)
+    first = (((centres - reach).amin(1) - corner) / pixel).ceil()
+    last = (((centres + reach).amax(1) - corner) / pixel).floor() + 1
+    edge = torch.tensor([columns, rows])
+    first = first.clamp(min=torch.zeros(2), max=edge).long()
+    last = last.clamp(min=torch.zeros(2), max=edge).long()
+
+    values = torch.zeros(rows, columns)
+    for step, ((left, low), (right, high)) in enumerate(
+        zip(first.tolist(), last.tolist(), strict=True)
+    ):
+        dx = (x[left:right] - centres[step, :, None, 0]).float()  # (K, columns of the window)
+        dy = (y[low:high] - centres[step, :, None, 1]).float()  # (K, rows of the window)
+        a, b, c = (precision[step, :, i, j, None].float() for i, j in ((0, 0), (0, 1), (1, 1)))
+        exponent = (b * dy)[:, :, None] * dx[:, None, :]
+        exponent += (a * dx.square() / 2)[:, None, :]
+        exponent += (c * dy.square() / 2)[:, :, None]
+        bells = exponent.neg_().exp_()
+        values[low:high, left:right] += torch.tensordot(heights[step].float(), bells, dims=1)
+    return _Page(x, y, values, pixel)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Returns an empty white page, in inches, that no display and no pyplot knows of."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            'mdn_dist.plotting needs matplotlib: pip install "mdn_dist[plotting]"'
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
+    figure.set_layout_engine("none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _power(peak: float) -> Normalize:
+    """Returns the colour scale of a density map, from zero to its peak."""
+    from matplotlib.colors import PowerNorm  # noqa: PLC0415
+
+    return PowerNorm(0.4, vmin=0.0, vmax=max(peak, 1e-30))
+
+
+def _draw(axes: Axes, ink: _Ink, width: float) -> None:
+    """Draws the lines as a single path and the lone points as dots."""
+    axes.plot(
+        *ink.lines.T.numpy(),
+        color=_INK,
+        linewidth=width,
+        solid_capstyle="round",
+        solid_joinstyle="round",
+        scalex=False,
+        scaley=False,
+    )
+    if len(ink.dots):
+        axes.plot(
+            *ink.dots.T.numpy(),
+            color=_INK,
+            linestyle="none",
+            marker="o",
+            markersize=2.0 * width,
+            markeredgewidth=0.0,
+            scalex=False,
+            scaley=False,
+        )
+
+
+def _label(axes: Axes, title: str) -> None:
+    """Gives a panel its title, left-aligned, and quiet edges."""
+    axes.set_title(title, loc="left", fontsize=_FONT, color=_GREY)
+    axes.tick_params(labelsize=_FONT - 1, colors=_GREY, length=2, width=0.5)
+    for spine in axes.spines.values():
+        spine.set(color=_GREY, linewidth=0.5)
+
+
+def _save(figure: Figure, targets: list[Path]) -> None:
+    """Writes the figure; the same figure gives the same bytes, with no date in them."""
+    from matplotlib import rc_context  # noqa: PLC0415
+
+    with rc_context({"svg.hashsalt": "mdn_dist", "svg.fonttype": "none"}):
+        for target in targets:
+            metadata = {"Date": None} if target.suffix.lower() == ".svg" else {}
+            figure.savefig(target, metadata=metadata)

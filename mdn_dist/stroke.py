@@ -1,0 +1,352 @@
+"""One distribution for a stroke point: a mixture over the offset joined with a pen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import Bernoulli, OneHotCategorical, TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Distribution, constraints
+from torch.distributions import OneHotCategorical as TorchOneHotCategorical
+from torch.nn.functional import one_hot
+
+from mdn_dist.batch import BatchDistribution, check_all
+from mdn_dist.functional import draw_index
+from mdn_dist.mixture import GaussianMixture
+from mdn_dist.outputs import Bounds, OutputMap, Pen
+
+
+class StrokePoint(constraints.Constraint):
+    """Finite coordinates followed by a value of the pen: a 0/1 flag, or a one-hot state.
+
+    Args:
+        event_size: Number of coordinates.
+        pen: Constraint of the pen's value.
+    """
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, event_size: int, pen: constraints.Constraint) -> None:
+        self.event_size = event_size
+        self.pen = pen
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Tell which points are in the support.
+
+        Args:
+            value: Points, shape ``(*, event)``.
+
+        Returns:
+            Truth values, shape ``(*)``.
+        """
+        offset, pen = value.tensor_split([self.event_size], -1)
+        valid: Tensor = self.pen.check(pen if self.pen.event_dim else pen.squeeze(-1))
+        return offset.isfinite().all(-1) & valid
+
+    def __repr__(self) -> str:
+        return f"StrokePoint(event_size={self.event_size}, pen={self.pen})"
+
+
+class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[misc]
+    r"""The distribution of a stroke point: an offset from a mixture, and independently a pen.
+
+    An event holds the offset's ``D`` coordinates, then the pen's value: an end-of-stroke flag
+    (``Bernoulli``) or a one-hot pen state (``OneHotCategorical``).
+
+    .. math:: \log p(x) = \log p_{offset}(x_{1..D}) + \log p_{pen}(x_{D+1..})
+
+    Args:
+        offset: Distribution of the offset, batch shape ``(*)``.
+        pen: torch's or Pyro's ``Bernoulli`` or ``OneHotCategorical``, batch shape ``(*)``.
+        validate_args: Whether to check every value scored; torch's default when None.
+
+    Raises:
+        TypeError: If `offset` or `pen` is of another class.
+        ValueError: If their batch shapes do not broadcast.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 15 to 25.
+
+    Example:
+        >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 7, 121))
+        >>> d.log_prob(torch.zeros(4, 7, 3)).shape, d.sample().shape
+        (torch.Size([4, 7]), torch.Size([4, 7, 3]))
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+
+    offset: GaussianMixture
+    pen: Bernoulli | OneHotCategorical
+
+    def __init__(
+        self,
+        offset: GaussianMixture,
+        pen: TorchBernoulli | TorchOneHotCategorical,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(offset, GaussianMixture):
+            raise TypeError(f"offset must be a GaussianMixture, got {type(offset).__name__}")
+        if not isinstance(pen, TorchBernoulli | TorchOneHotCategorical):
+            raise TypeError(
+                f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
+            )
+        try:
+            shape = torch.broadcast_shapes(offset.batch_shape, pen.batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                "offset and pen must have batch shapes that broadcast, "
+                f"got {tuple(offset.batch_shape)} and {tuple(pen.batch_shape)}"
+            ) from error
+        self.offset = offset.expand(shape)
+        self.pen = pen.expand(shape)  # type: ignore[no-untyped-call]
+        size = offset.event_shape[0] + (pen.event_shape or Size([1]))[0]
+        super().__init__(shape, Size([size]), validate_args=validate_args)
+
+    @staticmethod
+    def from_outputs(
+        outputs: Tensor,
+        components: int = 20,
+        *,
+        event_size: int = 2,
+        pen: Pen = "bernoulli",
+        bounds: Bounds | None = Bounds(),
+        validate_args: bool | None = None,
+    ) -> "StrokeDistribution":
+        """Make the distribution from a network's raw outputs, ``6 K + 1`` a point by default.
+
+        Args:
+            outputs: Raw outputs, shape ``(*, size)``, in the paper's order and with its sign:
+                end of stroke, ``K`` weights, ``2 K`` means, ``2 K`` scales, ``K`` correlations.
+                :class:`mdn_dist.outputs.OutputMap` gives the order for other `event_size` and
+                `pen`. They are not changed. Half precision is computed in float32.
+            components: Number of components ``K``.
+            event_size: Number of coordinates ``D``.
+            pen: ``"bernoulli"`` for a flag, ``"one_hot"`` for three pen states.
+            bounds: Limits of scales and correlations; None for the paper's exact maps.
+            validate_args: Whether to check the outputs and every value scored.
+
+        Returns:
+            A distribution with batch shape ``(*)``.
+
+        Raises:
+            TypeError: If `outputs` is not floating point.
+            ValueError: If its last dimension has another size or, under ``validate_args``, if it
+                is not finite.
+
+        Source:
+            Graves 2013, equations 17 to 22.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(4, 7, 121)).pen.batch_shape
+            torch.Size([4, 7])
+        """
+        if pen is None:
+            raise ValueError("pen must be 'bernoulli' or 'one_hot'; GaussianMixture has none")
+        output_map = OutputMap(components, event_size, pen, bounds)
+        return OutputStrokeDistribution(outputs, output_map, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> StrokePoint:
+        """Finite coordinates, then a value of the pen."""
+        return StrokePoint(self._event_size, self.pen.support)
+
+    @torch.no_grad()
+    def sample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw points.
+
+        Args:
+            sample_shape: Shape of the independent draws wanted.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Points, shape ``(sample_shape, *, event)``.
+
+        Example:
+            >>> generator = torch.Generator().manual_seed(0)
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.sample((5,), generator).shape
+            torch.Size([5, 3])
+        """
+        offset = self.offset.sample(sample_shape, generator)
+        return torch.cat([offset, _sample_pen(self.pen, offset, generator)], -1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, shape ``(*, event)``; of the pen, its probabilities."""
+        return self._join(self.offset.mean, self.pen.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each coordinate and of the pen's values, shape ``(*, event)``."""
+        return self._join(self.offset.variance, self.pen.variance)
+
+    def biased(self, bias: float) -> "StrokeDistribution":
+        """Return the distribution biased towards more probable offsets; the pen is untouched.
+
+        Args:
+            bias: Probability bias, at least 0; 0 changes nothing.
+
+        Returns:
+            A new distribution of this class, which scores what it samples.
+
+        Raises:
+            ValueError: If `bias` is negative or not finite.
+
+        Source:
+            Graves 2013, equations 61 and 62.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(121)).biased(1.0).variance[0]
+            tensor(0.1353)
+        """
+        return self._like(self.offset.biased(bias), self.pen)
+
+    def tempered(self, temperature: float) -> "StrokeDistribution":
+        """Return the distribution at a temperature: logits over it, covariances times it.
+
+        Args:
+            temperature: Positive; 1 changes nothing, less makes samples tidier.
+
+        Returns:
+            A new distribution of this class, which scores what it samples.
+
+        Raises:
+            ValueError: If `temperature` is not positive and finite.
+
+        Source:
+            Ha and Eck 2017 (arXiv:1704.03477), equation 8.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(121)).tempered(0.5).variance
+            tensor([0.5000, 0.5000, 0.2500])
+        """
+        offset = self.offset.tempered(temperature)
+        pen = type(self.pen)(logits=self.pen.logits / temperature, validate_args=False)
+        return self._like(offset, pen)
+
+    @property
+    def _event_size(self) -> int:
+        return int(self.offset.event_shape[0])
+
+    def _like(self, offset: GaussianMixture, pen: Any) -> "StrokeDistribution":
+        new = StrokeDistribution(offset, pen)
+        new._validate_args = self._validate_args
+        return new
+
+    def _map(self, function: Callable[[Tensor, int], Tensor]) -> "StrokeDistribution":
+        offset = self.offset._map(function)
+        name = "probs" if "probs" in vars(self.pen) else "logits"
+        parameter = function(getattr(self.pen, name), len(self.pen.event_shape))
+        return self._like(offset, type(self.pen)(**{name: parameter}, validate_args=False))
+
+    def _score(self, value: Tensor) -> Tensor:
+        offset, pen = value.tensor_split([self._event_size], -1)
+        pen = pen if self.pen.event_shape else pen.squeeze(-1)
+        pen_score: Tensor = self.pen.log_prob(pen)
+        return self.offset._score(offset) + pen_score
+
+    def _check(self, value: Tensor) -> None:
+        offset, pen = value.tensor_split([self._event_size], -1)
+        check_all("offset in value", offset.isfinite(), "finite", offset)
+        if self.pen.event_shape:
+            state = (pen == 1).sum(-1, keepdim=True) == 1
+            check_all("pen in value", ((pen == 0) | (pen == 1)) & state, "one-hot", pen)
+        else:
+            check_all("pen in value", (pen == 0) | (pen == 1), "0 or 1", pen)
+
+    def _join(self, offset: Tensor, pen: Tensor) -> Tensor:
+        return torch.cat([offset, pen if self.pen.event_shape else pen.unsqueeze(-1)], -1)
+
+    def _neutral_point(self, like: Tensor) -> Tensor:
+        return (torch.arange(self.event_shape[0], device=like.device) == self._event_size).to(like)
+
+    def _describe(self) -> str:
+        pen = "bernoulli" if not self.pen.event_shape else "one_hot"
+        return f"{self.offset._describe()}, pen={pen}"
+
+
+@dataclass(eq=False, init=False, repr=False)
+class OutputStrokeDistribution(StrokeDistribution):
+    """A :class:`StrokeDistribution` whose stored field is the network's raw outputs.
+
+    :meth:`StrokeDistribution.from_outputs` and the head make it. ``offset`` and ``pen`` are derived
+    when asked for.
+
+    Args:
+        outputs: Raw outputs, shape ``(*, size)``.
+        output_map: Their order and the functions that turn them into parameters.
+        validate_args: Whether to check the outputs and every value scored.
+
+    Raises:
+        TypeError: If `outputs` is not floating point.
+        ValueError: If its last dimension has another size or, under ``validate_args``, if it is not
+            finite.
+    """
+
+    outputs: Tensor
+    output_map: OutputMap
+
+    def __init__(
+        self, outputs: Tensor, output_map: OutputMap, validate_args: bool | None = None
+    ) -> None:
+        self.outputs = output_map.accept(outputs)
+        self.output_map = output_map
+        Distribution.__init__(
+            self, outputs.shape[:-1], Size([output_map.point_size]), validate_args=validate_args
+        )
+        if self._validates:
+            check_all("outputs", self.outputs.isfinite(), "finite", self.outputs)
+
+    @cached_property
+    def offset(self) -> GaussianMixture:  # type: ignore[override]  # derived, not stored
+        """The mixture over the offset."""
+        _, logits, loc, scale_tril = self.output_map.parameters(self.outputs)
+        return GaussianMixture(logits, loc, scale_tril, validate_args=self._validate_args)
+
+    @cached_property
+    def pen(self) -> Bernoulli | OneHotCategorical:
+        """The distribution of the pen."""
+        logits = self.output_map.pen_logits(self.outputs)
+        if self.output_map.pen == "bernoulli":
+            return Bernoulli(logits=logits.squeeze(-1), validate_args=self._validate_args)
+        return OneHotCategorical(logits=logits, validate_args=self._validate_args)
+
+    def biased(self, bias: float) -> "OutputStrokeDistribution":
+        """See :meth:`StrokeDistribution.biased`."""
+        return self._with(self.outputs, self.output_map.biased(bias))
+
+    def tempered(self, temperature: float) -> "OutputStrokeDistribution":
+        """See :meth:`StrokeDistribution.tempered`."""
+        return self._with(self.outputs, self.output_map.tempered(temperature))
+
+    @property
+    def _event_size(self) -> int:
+        return self.output_map.event_size
+
+    def _with(self, outputs: Tensor, output_map: OutputMap) -> "OutputStrokeDistribution":
+        new = OutputStrokeDistribution(outputs, output_map, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
+        return self._with(function(self.outputs, 1), self.output_map)
+
+
+def _sample_pen(
+    pen: Bernoulli | OneHotCategorical, offset: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draw the pen's value beside each `offset`, shape ``(*, pen)``."""
+    shape = offset.shape[:-1]
+    if not pen.event_shape:
+        flag = torch.bernoulli(pen.probs.expand(shape), generator=generator)
+        return flag.to(offset).unsqueeze(-1)
+    state = draw_index(pen.logits.expand(*shape, -1), generator)
+    return one_hot(state, pen.event_shape[0]).to(offset)
