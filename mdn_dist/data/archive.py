@@ -1,0 +1,154 @@
+"""Zip files, gzip files and lines: every read has a bound, every fault is a ValueError."""
+
+import gzip
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mdn_dist.data.corpus import MAX_RECORD_BYTES, MAX_RECORDS, StrokeFileError, StrPath
+
+_MAX_DIRECTORY_BYTES = 16 << 20
+
+# What zipfile, gzip and zlib raise on damaged or hostile bytes.
+_FAULTS = (
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextmanager
+def _container_errors() -> Generator[None]:
+    try:
+        yield
+    except _FAULTS as error:
+        raise ValueError(f"damaged file: {type(error).__name__}: {error}") from error
+
+
+class _BoundedFile(io.FileIO):
+    """A file that refuses single reads of a size that only a hostile zip directory asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:  # zipfile reads so near the end only
+            size = _MAX_DIRECTORY_BYTES
+        if size > _MAX_DIRECTORY_BYTES:
+            raise ValueError(f"zip directory above {_MAX_DIRECTORY_BYTES} bytes")
+        return super().read(size) or b""
+
+
+class Archive:
+    """The members of an open zip file, with a bound for each and one for all together."""
+
+    def __init__(self, archive: zipfile.ZipFile, max_bytes: int) -> None:
+        self._archive = archive
+        self._max_bytes = max_bytes
+        self._left = max_bytes
+        self.members = archive.infolist()
+
+    def read(self, member: zipfile.ZipInfo, max_member_bytes: int) -> bytes:
+        """Reads one member.
+
+        Args:
+            member: One of `members`.
+            max_member_bytes: The most bytes it may have.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            StrokeFileError: If the members read so far pass the bound for the file.
+            ValueError: If this member is damaged, too large, encrypted or compressed by an unusual
+                method.
+        """
+        # zlib alone stops at an output size: zipfile lets the other methods expand a chunk as they
+        # like.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"compression method {member.compress_type} is not stored or deflated")
+        bound = min(max_member_bytes, self._left)
+        content = b""
+        if member.file_size <= bound:
+            with _container_errors(), self._archive.open(member) as handle:
+                content = handle.read(bound + 1)
+        self._left -= len(content)
+        if max(member.file_size, len(content)) <= bound:
+            return content
+        if bound == max_member_bytes:
+            raise ValueError(f"more than {max_member_bytes} bytes")
+        raise StrokeFileError(
+            f"{self._archive.filename}: more than max_bytes = {self._max_bytes} bytes"
+        )
+
+
+@contextmanager
+def open_archive(path: StrPath, max_bytes: int) -> Generator[Archive]:
+    """Opens a zip file.
+
+    Args:
+        path: The file.
+        max_bytes: The most bytes that may be read of its members together.
+
+    Yields:
+        The archive, open for the time of the block.
+
+    Raises:
+        ValueError: If it is not a zip file, or a damaged one.
+        OSError: If it cannot be opened, as `FileNotFoundError`.
+    """
+    with _BoundedFile(path) as handle:
+        with _container_errors():
+            archive = zipfile.ZipFile(handle)
+        with archive:
+            if len(archive.infolist()) > MAX_RECORDS:
+                raise ValueError(f"more than {MAX_RECORDS} members")
+            yield Archive(archive, max_bytes)
+
+
+def first_bytes(path: StrPath, count: int) -> bytes:
+    """Returns the first bytes of a file, of which its format is told."""
+    with Path(path).open("rb") as handle:
+        return handle.read(count)
+
+
+def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
+    """Reads a file line by line, gzipped or plain, told by its first two bytes.
+
+    Args:
+        path: The file.
+        max_bytes: The most bytes to read, after decompression.
+
+    Yields:
+        Each line, its end included.
+
+    Raises:
+        ValueError: If the file is damaged, passes `max_bytes`, or has a line above
+            `MAX_RECORD_BYTES`.
+        OSError: If it cannot be opened, as `FileNotFoundError`.
+    """
+    zipped = first_bytes(path, 2) == b"\x1f\x8b"
+    left = max_bytes
+    with Path(path).open("rb") as plain:
+        handle: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=plain) if zipped else plain
+        number = 0
+        while True:
+            number += 1
+            with _container_errors():
+                line = handle.readline(min(MAX_RECORD_BYTES, left) + 1)
+            if not line:
+                return
+            left -= len(line)
+            if left < 0:
+                raise ValueError(f"more than max_bytes = {max_bytes} bytes")
+            if len(line) > MAX_RECORD_BYTES:
+                raise ValueError(f"line {number}: more than {MAX_RECORD_BYTES} bytes")
+            yield line

@@ -1,0 +1,153 @@
+"""What every reader shares: the corpus it returns, the error it raises, the limits it keeps."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import overload
+
+from mdn_dist.data.drawing import Drawing
+
+StrPath = str | os.PathLike[str]
+
+MAX_FILE_BYTES = 1 << 30
+"""The most bytes a reader takes from a file, decompressed; `max_bytes` sets another."""
+
+MAX_RECORD_BYTES = 8 << 20
+"""The most bytes of one text record: a line of JSON, a member of a zip file."""
+
+MAX_MEMBER_BYTES = 256 << 20
+"""The most bytes of one array member of an npz file."""
+
+MAX_POINTS = 100_000
+"""The most points of one drawing."""
+
+MAX_TOTAL_POINTS = 50_000_000
+"""The most points of one file's drawings together."""
+
+MAX_RECORDS = 500_000
+"""The most records of one file, skipped ones included."""
+
+# A drawing's name in its file, and what reads it. Reading may raise ValueError, which is then this
+# record's own.
+Record = tuple[str, Callable[[], Drawing]]
+
+
+class StrokeFileError(ValueError):
+    """A stroke file that breaks its format or a limit; it names the file and the record."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Corpus(Sequence[Drawing]):
+    """The drawings of one file, in the file's order.
+
+    It serves as a map-style dataset of torch's `DataLoader`, with `collate` as its `collate_fn`.
+
+    Args:
+        drawings: The drawings.
+        skipped: The message of each malformed record that was skipped.
+
+    Example:
+        >>> corpus = Corpus(drawings=(), skipped=("a.ndjson: line 3: no 'word'",))
+        >>> len(corpus), corpus
+        (0, Corpus(0 drawings, 1 skipped))
+    """
+
+    drawings: tuple[Drawing, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Returns the number of drawings."""
+        return len(self.drawings)
+
+    @overload
+    def __getitem__(self, index: int) -> Drawing: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Corpus": ...
+    def __getitem__(self, index: int | slice) -> "Drawing | Corpus":
+        """Returns one drawing, or a corpus of several with the same `skipped`."""
+        if isinstance(index, slice):
+            return Corpus(self.drawings[index], self.skipped)
+        return self.drawings[index]
+
+    def __iter__(self) -> Iterator[Drawing]:
+        """Goes over the drawings in the file's order."""
+        return iter(self.drawings)
+
+    def __repr__(self) -> str:
+        """Returns the two counts; the drawings are too many to show."""
+        return f"Corpus({len(self.drawings)} drawings, {len(self.skipped)} skipped)"
+
+
+def check_options(malformed: str, limit: int | None, max_bytes: int) -> None:
+    """Raises unless the options that all readers share make sense."""
+    if malformed not in ("raise", "skip"):
+        raise ValueError(f"malformed must be 'raise' or 'skip', got {malformed!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be None or at least 1, got {limit}")
+    if max_bytes <= 0:
+        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+
+
+@contextmanager
+def file_errors(path: StrPath) -> Generator[None]:
+    """Turns a ValueError about the file as a whole into a StrokeFileError that names it."""
+    try:
+        yield
+    except StrokeFileError:
+        raise
+    except ValueError as error:
+        raise StrokeFileError(f"{os.fspath(path)}: {error}") from error
+
+
+def collect(
+    path: StrPath, records: Iterable[Record], *, malformed: str, limit: int | None
+) -> Corpus:
+    """Reads records into a corpus and minds the limits on their number and their points.
+
+    Args:
+        path: The file, for messages.
+        records: The records, read one at a time.
+        malformed: `"raise"` for an error at the first malformed record, `"skip"` to go on with the
+            next.
+        limit: Stop after so many drawings.
+
+    Returns:
+        The drawings that were read, and the messages of those skipped.
+
+    Raises:
+        StrokeFileError: For a malformed record under `"raise"`; for a limit or a broken file under
+            either.
+    """
+    drawings: list[Drawing] = []
+    skipped: list[str] = []
+    total = 0
+    with file_errors(path):
+        for count, (name, parse) in enumerate(records, start=1):
+            if count > MAX_RECORDS:
+                raise ValueError(f"more than {MAX_RECORDS} records")
+            try:
+                drawing = parse()
+            except StrokeFileError:
+                raise
+            except ValueError as error:
+                message = f"{os.fspath(path)}: {name}: {error}"
+                if malformed == "raise":
+                    raise StrokeFileError(message) from error
+                skipped.append(message)
+                continue
+            total += len(drawing.points)
+            if total > MAX_TOTAL_POINTS:
+                raise ValueError(f"more than {MAX_TOTAL_POINTS} points")
+            drawings.append(drawing)
+            if len(drawings) == limit:
+                break
+    return Corpus(tuple(drawings), tuple(skipped))
+
+
+def check_point_count(count: int) -> None:
+    """Raises if one drawing has no points, or more than the limit."""
+    if count == 0:
+        raise ValueError("expected a drawing of at least one point, got none")
+    if count > MAX_POINTS:
+        raise ValueError(f"expected at most {MAX_POINTS} points in a drawing, got {count}")

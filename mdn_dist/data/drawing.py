@@ -1,0 +1,97 @@
+"""One drawing: its stroke points and what the file says of them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mdn_dist.data.strokes import check_sequence, to_offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A drawing in the stroke format of `mdn_dist.data`, with its label and origin.
+
+    Two drawings compare by identity, as tensors do not compare to one truth value.
+
+    Args:
+        points: Stroke points `dx, dy, end_of_stroke`, float32, shape `(T, 3)` with `T >= 1`.
+            Flags are 0 or 1, and the last is 1.
+        label: The character, word or category drawn; empty when unknown.
+        writer: Who drew it; empty when unknown.
+        source: The file and record it was read from; empty when there is none.
+        times: Seconds since the first point, float32, shape `(T,)`, where the file knows them. They
+            are kept as the file has them: some files hold a few that run backwards.
+
+    Raises:
+        TypeError: If `points` or `times` is not a tensor.
+        ValueError: If a shape, dtype or value breaks the format.
+
+    Example:
+        >>> Drawing(torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 1.0]]), label="l")
+        Drawing(label='l', writer='', source='')
+    """
+
+    points: Tensor = field(repr=False)
+    label: str = ""
+    writer: str = ""
+    source: str = ""
+    times: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks the format."""
+        check_sequence(self.points)
+        if self.points.dtype != torch.float32:
+            raise ValueError(f"points must be float32, got {self.points.dtype}")
+        if not self.points.isfinite().all():
+            raise ValueError("points must be finite float32 values, got NaN or infinity")
+        flags = self.points[:, 2]
+        if not ((flags == 0) | (flags == 1)).all():
+            raise ValueError("end_of_stroke flags points[:, 2] must be 0 or 1, got another value")
+        if flags[-1] != 1:
+            raise ValueError("the last point must end a stroke: expected points[-1, 2] = 1, got 0")
+        if self.times is not None:
+            _check_times(self.times, len(self.points))
+
+
+def _check_times(times: Tensor, length: int) -> None:
+    if not isinstance(times, Tensor):
+        raise TypeError(f"times must be a torch.Tensor, got {type(times).__name__}")
+    if times.shape != (length,):
+        raise ValueError(f"times must have shape ({length},) as points, got {tuple(times.shape)}")
+    if times.dtype != torch.float32:
+        raise ValueError(f"times must be float32, got {times.dtype}")
+    if not times.isfinite().all():
+        raise ValueError("times must be finite float32 values, got NaN or infinity")
+    if times[0] != 0:
+        raise ValueError(f"times are since the first point: expected times[0] = 0, got {times[0]}")
+
+
+def drawing_at_origin(
+    absolute: Tensor,
+    milliseconds: Tensor | None = None,
+    *,
+    label: str = "",
+    writer: str = "",
+    source: str = "",
+) -> Drawing:
+    """Makes a drawing of what a file holds, moved so that its first point is the origin.
+
+    Args:
+        absolute: Rows `x, y, end_of_stroke` with y up, float64, shape `(T, 3)`.
+        milliseconds: The time of each point on the file's clock, float64, shape `(T,)`.
+        label: As in `Drawing`.
+        writer: As in `Drawing`.
+        source: As in `Drawing`.
+
+    Returns:
+        The drawing, rounded to float32 after its offsets were taken in float64.
+
+    Raises:
+        ValueError: If a value is not finite, or too large for float32.
+    """
+    points = to_offsets(absolute)
+    # Subtracting, not setting zero: an infinite position becomes NaN and is refused.
+    points[0, :2] -= absolute[0, :2]
+    times = None if milliseconds is None else ((milliseconds - milliseconds[0]) / 1000.0).float()
+    return Drawing(points.float(), label=label, writer=writer, source=source, times=times)

@@ -1,0 +1,155 @@
+"""An invertible affine map that brings offsets to zero mean and unit scale."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mdn_dist.data.drawing import Drawing
+from mdn_dist.data.strokes import check_points, check_sequence
+
+_NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """The map `(offset - loc) / scale` on `dx, dy`; flags pass untouched.
+
+    Every row is mapped alike, the first one (the position of the first point) too, so that
+    `denormalize` gives every row back. Fitting leaves the first rows out, as they are no pen
+    movement.
+
+    Args:
+        loc: The offset that becomes zero, in data units, shape `(2,)`.
+        scale: The length that becomes one, in data units, positive, shape `(2,)`.
+
+    Raises:
+        ValueError: If a shape is not `(2,)`, a value is not finite, or a scale is not positive.
+
+    Example:
+        >>> normalization = Normalization(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 4.0]))
+        >>> normalization.normalize(torch.tensor([[5.0, 8.0, 1.0]]))
+        tensor([[2., 2., 1.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        """Checks shapes and values."""
+        for name, value in (("loc", self.loc), ("scale", self.scale)):
+            if value.shape != (2,):
+                raise ValueError(f"{name} must have shape (2,), got {tuple(value.shape)}")
+            if not value.is_floating_point() or not value.isfinite().all():
+                raise ValueError(f"{name} must be finite floating point, got {value}")
+        if not (self.scale > 0).all():
+            raise ValueError(f"scale must be positive, got {self.scale.tolist()}")
+
+    @classmethod
+    def fit(cls, drawings: Iterable[Drawing | Tensor], *, isotropic: bool = False) -> Self:
+        """Takes the mean and standard deviation of the offsets of some drawings, in float64.
+
+        Args:
+            drawings: Drawings, or stroke points of shape `(T, 3)`; the first row of each is left
+                out.
+            isotropic: Keep the aspect: `loc` is zero, and both scales are the root mean square of
+                all offsets.
+
+        Returns:
+            The normalization; per coordinate by default, as in Graves (2013), section 4.
+
+        Raises:
+            ValueError: If no offset is left, or the offsets of a coordinate are all the same.
+
+        Example:
+            >>> points = torch.tensor([[9.0, 9.0, 0.0], [1.0, 0.0, 0.0], [3.0, 4.0, 1.0]])
+            >>> Normalization.fit([points]).to_dict()
+            {'loc_x': 2.0, 'loc_y': 2.0, 'scale_x': 1.0, 'scale_y': 2.0}
+        """
+        rows = [d.points if isinstance(d, Drawing) else d for d in drawings]
+        for index, points in enumerate(rows):
+            check_sequence(points, f"drawings[{index}]")
+        offsets = [points[1:, :2].double() for points in rows if len(points) > 1]
+        if not offsets:
+            raise ValueError("drawings must hold a point after a first one, got none to fit to")
+        values = torch.cat(offsets)  # (N, 2)
+        # A spread below the rounding of float32 data is no spread.
+        floor = 1e-7 * values.abs().amax(dim=0)
+        if isotropic:
+            loc, scale = values.new_zeros(2), values.square().mean().sqrt().expand(2).clone()
+            floor = torch.zeros_like(floor)
+        else:
+            loc, scale = values.mean(dim=0), values.std(dim=0, correction=0)
+        if not (scale > floor).all():
+            raise ValueError(
+                f"offsets must vary in each coordinate, got standard deviations {scale.tolist()}"
+            )
+        return cls(loc, scale)
+
+    def normalize(self, points: Tensor) -> Tensor:
+        """Maps offsets from data units to normalized units.
+
+        Args:
+            points: Stroke points in data units, shape `(..., T, 3)`.
+
+        Returns:
+            Stroke points of the same shape and dtype.
+
+        Raises:
+            ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
+        """
+        check_points(points)
+        loc, scale = self.loc.to(points), self.scale.to(points)
+        return torch.cat([(points[..., :2] - loc) / scale, points[..., 2:]], dim=-1)
+
+    def denormalize(self, points: Tensor) -> Tensor:
+        """Maps offsets back to data units; the inverse of `normalize` up to rounding.
+
+        Args:
+            points: Stroke points in normalized units, shape `(..., T, 3)`.
+
+        Returns:
+            Stroke points of the same shape and dtype.
+
+        Raises:
+            ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
+        """
+        check_points(points)
+        loc, scale = self.loc.to(points), self.scale.to(points)
+        return torch.cat([points[..., :2] * scale + loc, points[..., 2:]], dim=-1)
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns `loc_x`, `loc_y`, `scale_x`, `scale_y` as plain floats, for JSON or metadata."""
+        values = [*self.loc.tolist(), *self.scale.tolist()]
+        return dict(zip(_NAMES, values, strict=True))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float | str]) -> Self:
+        """Makes a normalization of what `to_dict` gave.
+
+        Text is read as numbers, as metadata is often text.
+
+        Args:
+            values: A mapping with `loc_x`, `loc_y`, `scale_x`, `scale_y`; other keys are left
+                alone.
+
+        Returns:
+            The normalization, in float64.
+
+        Raises:
+            ValueError: If a key is missing, or a value is not a number.
+
+        Example:
+            >>> stored = {"loc_x": "0.0", "loc_y": "0.0", "scale_x": "2.0", "scale_y": "2.0"}
+            >>> Normalization.from_dict(stored).scale
+            tensor([2., 2.], dtype=torch.float64)
+        """
+        missing = [name for name in _NAMES if name not in values]
+        if missing:
+            raise ValueError(
+                f"values must have the keys {', '.join(_NAMES)}, got none of {missing}"
+            )
+        numbers = torch.tensor([float(values[name]) for name in _NAMES], dtype=torch.float64)
+        return cls(numbers[:2], numbers[2:])
