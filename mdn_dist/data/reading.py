@@ -57,9 +57,8 @@ def read(
     with file_errors(path):
         kind = _kind(path, max_bytes)
     if kind == "sketch_rnn":
-        return read_sketch_rnn(
-            path, split or "train", malformed=malformed, limit=limit, max_bytes=max_bytes
-        )
+        split = "train" if split is None else split
+        return read_sketch_rnn(path, split, malformed=malformed, limit=limit, max_bytes=max_bytes)
     if split is not None:
         raise ValueError(f"split is for Sketch-RNN's files, got {split!r} for {os.fspath(path)}")
     reader = read_omniglot if kind == "omniglot" else read_quickdraw

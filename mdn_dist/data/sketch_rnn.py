@@ -2,6 +2,7 @@
 
 import io
 import os
+import tokenize
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +29,18 @@ from mdn_dist.data.corpus import (
 from mdn_dist.data.drawing import Drawing, drawing_at_origin
 
 _SPLITS = ("train", "valid", "test")
+
+# NumPy parses a header with Python's own tokenizer and parser, and lets some of their faults pass.
+_HEADER_FAULTS = (
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def read_sketch_rnn(
@@ -136,7 +149,7 @@ def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         warnings.simplefilter("ignore")
         try:
             return readers[version](stream)
-        except (TypeError, LookupError, MemoryError, RecursionError, OverflowError) as error:
+        except _HEADER_FAULTS as error:
             raise ValueError(f"damaged npy header: {error}") from error
 
 

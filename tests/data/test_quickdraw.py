@@ -1,0 +1,150 @@
+import gzip
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdn_dist.data import Drawing, StrokeFileError, read_quickdraw, write_quickdraw
+from mdn_dist.data import corpus as corpus_module
+
+RAW = {"word": "cat", "drawing": [[[1, 2.5], [3, 9], [10, 27]], [[4], [4], [110]]]}
+SIMPLE = {"word": "dog", "drawing": [[[0, 255], [255, 0]]]}
+
+
+@pytest.fixture
+def write_lines(tmp_path):
+    def write(*lines, pack=bytes):
+        path = tmp_path / "file.ndjson"
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_bytes(pack("\n".join(texts).encode()))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_raw_and_simplified(write_lines, pack):
+    cat, dog = read_quickdraw(write_lines(RAW, "", SIMPLE, "", pack=pack))
+    assert cat.points.tolist() == [[0, 0, 0], [1.5, -6, 1], [1.5, 5, 1]]
+    assert (cat.label, cat.writer) == ("cat", "")
+    torch.testing.assert_close(cat.times, torch.tensor([0, 0.017, 0.1]))
+    assert dog.points.tolist() == [[0, 0, 0], [255, 255, 1]]
+    assert dog.times is None
+    assert dog.source.endswith("file.ndjson: line 3")
+
+
+def with_strokes(*strokes):
+    return json.dumps({"word": "x", "drawing": strokes})
+
+
+MALFORMED = {
+    "not json": ("{", "Expecting property name"),
+    "not an object": ("[1]", "expected a JSON object, got list"),
+    "not utf-8": ('{"word": "\udcff"}', "utf-8"),
+    "no word": ('{"drawing": [[[1], [2]]]}', "'word'"),
+    "word of another type": ('{"word": 5, "drawing": [[[1], [2]]]}', "'word'"),
+    "no drawing": ('{"word": "x"}', "list of strokes"),
+    "no strokes": (with_strokes(), "list of strokes"),
+    "stroke of text": (with_strokes("ab"), "stroke 0: expected"),
+    "one column": (with_strokes([[1]]), "stroke 0: expected"),
+    "an empty stroke": (with_strokes([[1], [1]], [[], []]), "stroke 1: expected lists of one len"),
+    "ragged": (with_strokes([[1, 2], [1]]), "stroke 0: expected lists of one length"),
+    "mixed formats": (with_strokes([[1], [1], [0]], [[1], [1]]), "stroke 1: expected times in all"),
+    "null": (with_strokes([[None], [1]]), "stroke 0: expected lists of numbers"),
+    "true": (with_strokes([[True], [1]]), "stroke 0: expected lists of numbers"),
+    "numbers as text": (with_strokes([["1"], [1]]), "stroke 0: expected lists of numbers"),
+    "nan": ('{"word": "x", "drawing": [[[NaN], [1]]]}', "finite number, got NaN"),
+    "infinity": ('{"word": "x", "drawing": [[[1], [-Infinity]]]}', "finite number, got -Inf"),
+    "overflow to infinity": ('{"word": "x", "drawing": [[[1e999], [1]]]}', "finite float32"),
+    "above float32": (with_strokes([[0, 1e39], [1, 1]]), "finite float32"),
+    "a huge integer": (with_strokes([[10**400], [1]]), "number too large"),
+    "more digits than Python reads": ("1" * 5000, "limit"),
+    "deep nesting": ("[" * 100_000, "nested too deep"),
+}
+
+
+@pytest.mark.parametrize(("line", "match"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_lines_are_named_or_skipped(tmp_path, line, match):
+    path = tmp_path / "file.ndjson"
+    content = "\n".join([json.dumps(RAW), line, json.dumps(SIMPLE)])
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StrokeFileError, match=rf"file\.ndjson: line 2: .*{match}"):
+        read_quickdraw(path)
+    corpus = read_quickdraw(path, malformed="skip")
+    assert [drawing.label for drawing in corpus] == ["cat", "dog"]
+    assert len(corpus.skipped) == 1
+    assert "line 2" in corpus.skipped[0]
+
+
+def test_a_limit_stops_reading(write_lines):
+    assert len(read_quickdraw(write_lines(RAW, SIMPLE, "broken"), limit=2)) == 2
+
+
+def test_bounds_are_kept_while_reading(write_lines, monkeypatch):
+    path = write_lines(RAW, SIMPLE, RAW, pack=gzip.compress)
+    with pytest.raises(StrokeFileError, match="more than max_bytes = 100 bytes"):
+        read_quickdraw(path, max_bytes=100, malformed="skip")
+    for name, value, match in [
+        ("MAX_TOTAL_POINTS", 4, "more than 4 points"),
+        ("MAX_RECORDS", 2, "more than 2 records"),
+        ("MAX_POINTS", 2, "line 1: expected at most 2 points in a drawing, got 3"),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus_module, name, value)
+            with pytest.raises(StrokeFileError, match=match):
+                read_quickdraw(path)
+
+
+def test_a_gzip_bomb_is_refused_as_one_long_line(tmp_path):
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(b"[" * (50 << 20), compresslevel=1))
+    with pytest.raises(StrokeFileError, match="line 1: more than"):
+        read_quickdraw(path)
+
+
+@pytest.mark.parametrize("cut", [5, 30, -4])
+def test_a_truncated_gzip_is_a_damaged_file(write_lines, cut):
+    path = write_lines(RAW, SIMPLE, pack=gzip.compress)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(StrokeFileError, match="damaged file"):
+        read_quickdraw(path, malformed="skip")
+
+
+coordinate = st.floats(-1e4, 1e4, width=32)
+row = st.tuples(coordinate, coordinate, st.sampled_from([0.0, 1.0]), st.floats(0, 60, width=32))
+
+
+@given(
+    st.lists(row, min_size=1, max_size=20), st.text(max_size=5), st.text(max_size=5), st.booleans()
+)
+def test_what_is_written_is_read_back_unchanged(tmp_path_factory, rows, label, writer, timed):
+    table = torch.tensor(rows)
+    table[0, :2] = table[0, 3] = 0
+    table[-1, 2] = 1
+    drawing = Drawing(table[:, :3], label, writer, times=table[:, 3] if timed else None)
+    path = tmp_path_factory.mktemp("own") / "own.ndjson"
+    write_quickdraw(path, [drawing, drawing])
+    first, second = read_quickdraw(path)
+    assert (first.label, first.writer) == (second.label, second.writer) == (label, writer)
+    # A float32 offset above 1e-5 beside positions of 1e5 fits float64; below, rounding may show.
+    torch.testing.assert_close(first.points, drawing.points, rtol=0, atol=1e-9)
+    if timed:
+        torch.testing.assert_close(first.times, drawing.times, rtol=1e-6, atol=1e-9)
+    else:
+        assert first.times is None
+
+
+def test_the_real_file(real_file, tmp_path):
+    path = real_file("quickdraw/raw_16_categories.ndjson.gz")
+    corpus = read_quickdraw(path)
+    assert len(corpus) == 494
+    assert corpus.skipped == ()
+    assert len({drawing.label for drawing in corpus}) == 16
+    assert sum(len(drawing.points) for drawing in corpus) == 86444
+    write_quickdraw(tmp_path / "again", corpus)
+    for before, after in zip(corpus, read_quickdraw(tmp_path / "again"), strict=True):
+        assert torch.equal(before.points, after.points)
+        assert torch.equal(before.times, after.times)
+        assert before.label == after.label
