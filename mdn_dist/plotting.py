@@ -1,12 +1,13 @@
 """Pictures of strokes and of what a model predicts about them.
 
 Every function returns a ``matplotlib.figure.Figure`` and can write it to SVG or PNG at once.
-Matplotlib is imported when a function is called, pyplot never: nothing needs a display, no figure
-stays registered anywhere, and no setting is left changed.
+Matplotlib, and NumPy, which it needs, are imported when a function is called, pyplot never:
+nothing needs a display, no figure stays registered anywhere, and no setting is left changed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from torch import Tensor
     from torch.distributions import Distribution
@@ -29,6 +29,7 @@ _INK = "#1b2a49"
 _GREY = "#5f6673"
 _HEAT = "OrRd"
 _LINE = 1.1  # points
+_THIN_LINE = 0.5  # points
 _FONT = 8.0  # points
 
 # Inches.
@@ -39,6 +40,8 @@ _MARGIN = 0.15
 _GAP = 0.1
 _PAD = 0.06
 _TITLE = 0.19
+_AXIS = 0.45
+_WEIGHTS_HEIGHT = 1.25
 _CHARACTER = 0.55 * _FONT / 72  # a title's mean advance, to keep titles from overlapping
 
 _BLUR = 0.6  # pixels: a Gaussian this wide, sampled at pixel centres, keeps its mass to 0.4 %
@@ -52,6 +55,15 @@ class _Ink(NamedTuple):
     dots: Tensor  # (M, 2)
     low: Tensor  # (2,)
     high: Tensor  # (2,)
+
+
+class _Layout(NamedTuple):
+    """A page in inches, its inches per unit, and (left, bottom, width, height) of each cell."""
+
+    width: float
+    height: float
+    scale: float
+    cells: list[tuple[float, float, float, float]]
 
 
 class _Page(NamedTuple):
@@ -71,7 +83,7 @@ def strokes(
     columns: int = 1,
     path: str | Path | Sequence[str | Path] | None = None,
 ) -> Figure:
-    """Draws a batch of stroke sequences on one page, each in its own cell, all at one scale.
+    """Draw a batch of stroke sequences on one page, each in its own cell, all at one scale.
 
     Cells take the size of what they hold: lines of text make wide low cells, letters square ones.
     A stroke of a single point is drawn as a dot.
@@ -109,56 +121,27 @@ def strokes(
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
 
-    columns = min(columns, len(inks))
-    sizes = torch.stack([ink.high - ink.low for ink in inks])
-    widths = torch.stack([sizes[column::columns, 0].amax() for column in range(columns)])
-    heights = torch.stack(
-        [sizes[start : start + columns, 1].amax() for start in range(0, len(inks), columns)]
-    )
-    scale = _scale(widths, heights)
-
-    cell_widths = (widths * scale + 2 * _PAD).tolist()
-    cell_heights = (heights * scale + 2 * _PAD).tolist()
-    for index, title in enumerate(titles or ()):
-        column = index % columns
-        cell_widths[column] = max(cell_widths[column], _CHARACTER * len(title))
-    above = _TITLE if titles is not None else 0.0
-    page_width = sum(cell_widths) + _GAP * (columns - 1) + 2 * _MARGIN
-    page_height = sum(cell_heights) + above * len(heights) + _GAP * (len(heights) - 1) + 2 * _MARGIN
-    figure = _figure(page_width, page_height)
-
-    top = page_height - _MARGIN
-    for row, cell_height in enumerate(cell_heights):
-        left = _MARGIN
-        for index in range(row * columns, min((row + 1) * columns, len(inks))):
-            cell_width = cell_widths[index % columns]
-            bottom = top - above - cell_height
-            axes = figure.add_axes(
-                (
-                    left / page_width,
-                    bottom / page_height,
-                    cell_width / page_width,
-                    cell_height / page_height,
-                )
+    layout = _layout(inks, titles, min(columns, len(inks)))
+    figure = _figure(layout.width, layout.height)
+    for index, (ink, cell) in enumerate(zip(inks, layout.cells, strict=True)):
+        axes = _panel(figure, *cell)
+        _, _, width, height = (each / layout.scale for each in cell)
+        pad = _PAD / layout.scale
+        left = ink.low[0].item() - pad
+        bottom = (ink.low[1] + ink.high[1]).item() / 2 - height / 2
+        axes.set(xlim=(left, left + width), ylim=(bottom, bottom + height))
+        axes.set_axis_off()
+        _draw(axes, ink, _LINE)
+        if titles is not None:
+            figure.text(
+                (cell[0] + _PAD) / layout.width,
+                (cell[1] + cell[3] + _TITLE / 2) / layout.height,
+                titles[index],
+                fontsize=_FONT,
+                color=_GREY,
+                verticalalignment="center",
+                parse_math=False,
             )
-            x = inks[index].low[0].item()
-            middle = (inks[index].low[1] + inks[index].high[1]).item() / 2
-            axes.set_xlim(x - _PAD / scale, x + (cell_width - _PAD) / scale)
-            axes.set_ylim(middle - cell_height / scale / 2, middle + cell_height / scale / 2)
-            axes.set_axis_off()
-            _draw(axes, inks[index], _LINE)
-            if titles is not None:
-                figure.text(
-                    (left + _PAD) / page_width,
-                    (top - above / 2) / page_height,
-                    titles[index],
-                    fontsize=_FONT,
-                    color=_GREY,
-                    verticalalignment="center",
-                    parse_math=False,
-                )
-            left += cell_width + _GAP
-        top -= above + cell_height + _GAP
     _save(figure, targets)
     return figure
 
@@ -170,7 +153,7 @@ def density(
     resolution: int = 400,
     path: str | Path | Sequence[str | Path] | None = None,
 ) -> Figure:
-    r"""Draws where a model expected the pen, step by step, over where the pen went.
+    r"""Draw where a model expected the pen, step by step, over where the pen went.
 
     Upper panel: with :math:`P_t` the pen's position at point t and :math:`p_t` the predictive
     density of the offset that follows, the sum over the steps
@@ -222,74 +205,18 @@ def density(
 
     rows, columns = page.values.shape
     width = _PAGE_WIDTH if columns >= rows else max(_PAGE_WIDTH * columns / rows, 4.0)
-    left, right, lower = 0.45, width - _MARGIN, 1.25
-    map_height = min((right - left) * rows / columns, _PAGE_WIDTH)
-    map_base = 0.45 + lower + 0.45
-    height = map_base + map_height + 0.35
-    figure = _figure(width, height)
-    upper_axes = figure.add_axes(
-        (
-            left / width,
-            map_base / height,
-            (right - left) / width,
-            map_height / height,
-        )
-    )
-    lower_axes = figure.add_axes(
-        (
-            left / width,
-            0.45 / height,
-            (right - left) / width,
-            lower / height,
-        )
-    )
-
-    half = page.pixel / 2
-    upper_axes.imshow(
-        page.values.numpy(),
-        norm=_power(page.values.amax().item()),
-        cmap=_HEAT,
-        origin="lower",
-        interpolation="bilinear",
-        extent=(
-            page.x[0].item() - half,
-            page.x[-1].item() + half,
-            page.y[0].item() - half,
-            page.y[-1].item() + half,
-        ),
-    )
-    _draw(upper_axes, ink, 0.5)
-    _label(upper_axes, "density of the pen's next position, all steps")
-    upper_axes.set_xticks([])
-    upper_axes.set_yticks([])
-
-    lower_axes.imshow(
-        weights.T.numpy(),
-        vmin=0.0,
-        vmax=1.0,
-        cmap=_HEAT,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    _label(lower_axes, "weights of the components, step by step (tick: the pen was lifted)")
-    lifted = (points[:-1, 2] > 0.5).nonzero()[:, 0]
-    lower_axes.vlines(
-        lifted.numpy(),
-        1.0,
-        1.05,
-        transform=lower_axes.get_xaxis_transform(),
-        colors=_INK,
-        linewidth=0.6,
-        clip_on=False,
-    )
-    lower_axes.set_xlabel("step", fontsize=_FONT, color=_GREY)
-    lower_axes.set_ylabel("component", fontsize=_FONT, color=_GREY)
+    side = width - _AXIS - _MARGIN
+    map_height = min(side * rows / columns, _PAGE_WIDTH)
+    map_base = _AXIS + _WEIGHTS_HEIGHT + _AXIS
+    figure = _figure(width, map_base + map_height + 0.35)
+    _show_map(_panel(figure, _AXIS, map_base, side, map_height), page, ink)
+    _show_weights(_panel(figure, _AXIS, _AXIS, side, _WEIGHTS_HEIGHT), weights, points)
     _save(figure, targets)
     return figure
 
 
 def _targets(path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Returns the files to write, refusing unknown suffixes before any work is done."""
+    """Return the files to write, refusing unknown suffixes before any work is done."""
     if path is None:
         return []
     targets = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
@@ -300,7 +227,7 @@ def _targets(path: str | Path | Sequence[str | Path] | None) -> list[Path]:
 
 
 def _separate(drawings: Tensor | Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
-    """Returns the real points of each drawing as float64 tensors ``(T, 3)`` on the CPU."""
+    """Return the real points of each drawing as float64 tensors ``(T, 3)`` on the CPU."""
     if not isinstance(drawings, torch.Tensor):
         if mask is not None:
             raise ValueError("mask belongs to a batch (B, T, 3), got drawings as a sequence")
@@ -330,7 +257,7 @@ def _separate(drawings: Tensor | Sequence[Tensor], mask: Tensor | None) -> list[
 
 
 def _ink(points: Tensor) -> _Ink:
-    """Places one drawing ``(T, 3)`` on the page, with gaps where the pen was lifted."""
+    """Place one drawing ``(T, 3)`` on the page, with gaps where the pen was lifted."""
     if len(points) == 0:
         nothing = points.new_zeros(0, 2)
         return _Ink(nothing, nothing, points.new_zeros(2), points.new_zeros(2))
@@ -347,7 +274,7 @@ def _ink(points: Tensor) -> _Ink:
 
 
 def _scale(widths: Tensor, heights: Tensor) -> float:
-    """Returns inches per unit such that the columns, the rows and the tallest row fit."""
+    """Return inches per unit such that the columns, the rows and the tallest row fit."""
     limits = (
         (_PAGE_WIDTH, widths.sum()),
         (_PAGE_HEIGHT, heights.sum()),
@@ -356,8 +283,32 @@ def _scale(widths: Tensor, heights: Tensor) -> float:
     return min((room / size.item() for room, size in limits if size > 0), default=1.0)
 
 
+def _layout(inks: Sequence[_Ink], titles: Sequence[str] | None, columns: int) -> _Layout:
+    """Give every drawing a cell: columns as wide, rows as high as their largest drawing."""
+    sizes = torch.stack([ink.high - ink.low for ink in inks])
+    widths = torch.stack([sizes[column::columns, 0].amax() for column in range(columns)])
+    heights = torch.stack([row.amax() for row in sizes[:, 1].split(columns)])
+    scale = _scale(widths, heights)
+    cell_widths = (widths * scale + 2 * _PAD).tolist()
+    cell_heights = (heights * scale + 2 * _PAD).tolist()
+    for index, title in enumerate(titles or ()):
+        column = index % columns
+        cell_widths[column] = max(cell_widths[column], 2 * _PAD + _CHARACTER * len(title))
+    above = 0.0 if titles is None else _TITLE
+    rights = list(itertools.accumulate(width + _GAP for width in cell_widths))
+    drops = list(itertools.accumulate(above + height + _GAP for height in cell_heights))
+    page_height = drops[-1] - _GAP + 2 * _MARGIN
+    cells = []
+    for index in range(len(inks)):
+        row, column = divmod(index, columns)
+        left = _MARGIN + rights[column] - _GAP - cell_widths[column]
+        bottom = page_height - _MARGIN - drops[row] + _GAP
+        cells.append((left, bottom, cell_widths[column], cell_heights[row]))
+    return _Layout(rights[-1] - _GAP + 2 * _MARGIN, page_height, scale, cells)
+
+
 def _mixture(distribution: Distribution, strokes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns weights ``(N, K)``, means ``(N, K, 2)``, covariances ``(N, K, 2, 2)``, checked."""
+    """Return weights ``(N, K)``, means ``(N, K, 2)``, covariances ``(N, K, 2, 2)``, checked."""
     if strokes.ndim != 2 or strokes.shape[-1] != 3 or len(strokes) < 2:
         raise ValueError(
             f"strokes must have shape (T, 3) with T at least 2, got {tuple(strokes.shape)}"
@@ -388,7 +339,9 @@ def _mixture(distribution: Distribution, strokes: Tensor) -> tuple[Tensor, Tenso
 def _density_map(
     ink: _Ink, weights: Tensor, centres: Tensor, covariances: Tensor, resolution: int
 ) -> _Page:
-    """Sums the blurred densities ``(N, K)`` over a page around the ink."""
+    """Sum the blurred densities ``(N, K)`` over a page around the ink."""
+    import numpy as np  # noqa: PLC0415
+
     size = ink.high - ink.low
     longer = size.amax().item()
     widest = covariances.diagonal(dim1=-2, dim2=-1).amax().sqrt().item()
@@ -397,9 +350,10 @@ def _density_map(
     columns, rows = (
         max(math.ceil((each + 2 * margin) / pixel - 1e-9), 1) for each in size.tolist()
     )
-    corner = (ink.low + ink.high) / 2 - pixel * torch.tensor([columns - 1, rows - 1]) / 2
-    x = corner[0] + pixel * torch.arange(columns)
-    y = corner[1] + pixel * torch.arange(rows)
+    edge = torch.tensor([columns, rows], dtype=torch.float64)
+    corner = (ink.low + ink.high) / 2 - pixel * (edge - 1) / 2
+    x = corner[0] + pixel * torch.arange(columns, dtype=torch.float64)
+    y = corner[1] + pixel * torch.arange(rows, dtype=torch.float64)
 
     blurred = covariances + (_BLUR * pixel) ** 2 * torch.eye(2, dtype=torch.float64)
     precision = torch.linalg.inv(blurred)
@@ -409,27 +363,29 @@ def _density_map(
     reach = reach.where((weights > 1e-9)[..., None], -math.inf)
     first = (((centres - reach).amin(1) - corner) / pixel).ceil()
     last = (((centres + reach).amax(1) - corner) / pixel).floor() + 1
-    edge = torch.tensor([columns, rows])
-    first = first.clamp(min=torch.zeros(2), max=edge).long()
-    last = last.clamp(min=torch.zeros(2), max=edge).long()
+    first, last = (each.clamp(torch.zeros_like(edge), edge).long() for each in (first, last))
 
-    values = torch.zeros(rows, columns)
+    # NumPy, on one thread: the windows are small, and threads that wait for one another on a busy
+    # machine took ten times as long.
+    values = np.zeros((rows, columns), np.float32)
+    log_heights = heights.log().float().numpy()[..., None, None]
+    halves = (precision / (1 + torch.eye(2, dtype=torch.float64))).float().numpy()[..., None]
     for step, ((left, low), (right, high)) in enumerate(
         zip(first.tolist(), last.tolist(), strict=True)
     ):
-        dx = (x[left:right] - centres[step, :, None, 0]).float()  # (K, columns of the window)
-        dy = (y[low:high] - centres[step, :, None, 1]).float()  # (K, rows of the window)
-        a, b, c = (precision[step, :, i, j, None].float() for i, j in ((0, 0), (0, 1), (1, 1)))
+        dx = (x[left:right] - centres[step, :, None, 0]).float().numpy()  # (K, columns)
+        dy = (y[low:high] - centres[step, :, None, 1]).float().numpy()  # (K, rows)
+        a, b, c = halves[step, :, 0, 0], halves[step, :, 0, 1], halves[step, :, 1, 1]
         exponent = (b * dy)[:, :, None] * dx[:, None, :]
-        exponent += (a * dx.square() / 2)[:, None, :]
-        exponent += (c * dy.square() / 2)[:, :, None]
-        bells = exponent.neg_().exp_()
-        values[low:high, left:right] += torch.tensordot(heights[step].float(), bells, dims=1)
-    return _Page(x, y, values, pixel)
+        exponent += (a * dx * dx)[:, None, :]
+        exponent += (c * dy * dy)[:, :, None]
+        np.subtract(log_heights[step], exponent, out=exponent)
+        values[low:high, left:right] += np.exp(exponent, out=exponent).sum(0)
+    return _Page(x, y, torch.from_numpy(values), pixel)
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Returns an empty white page, in inches, that no display and no pyplot knows of."""
+    """Return an empty white page, in inches, that no display and no pyplot knows of."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
@@ -443,15 +399,61 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _power(peak: float) -> Normalize:
-    """Returns the colour scale of a density map, from zero to its peak."""
+def _panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes at a place of the page given in inches."""
+    page_width, page_height = figure.get_size_inches().tolist()
+    return figure.add_axes(
+        (left / page_width, bottom / page_height, width / page_width, height / page_height)
+    )
+
+
+def _show_map(axes: Axes, page: _Page, ink: _Ink) -> None:
+    """Draw the density map, and the strokes thinly over it."""
     from matplotlib.colors import PowerNorm  # noqa: PLC0415
 
-    return PowerNorm(0.4, vmin=0.0, vmax=max(peak, 1e-30))
+    half = page.pixel / 2
+    left, right = page.x[0].item() - half, page.x[-1].item() + half
+    low, high = page.y[0].item() - half, page.y[-1].item() + half
+    axes.imshow(
+        page.values.numpy(),
+        norm=PowerNorm(0.4, vmin=0.0, vmax=max(page.values.amax().item(), 1e-30)),
+        cmap=_HEAT,
+        origin="lower",
+        interpolation="bilinear",
+        extent=(left, right, low, high),
+    )
+    _draw(axes, ink, _THIN_LINE)
+    _label(axes, "density of the pen's next position, all steps")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _show_weights(axes: Axes, weights: Tensor, points: Tensor) -> None:
+    """Draw the weights, components by steps, with a tick above each step from a lifted pen."""
+    axes.imshow(
+        weights.T.numpy(),
+        vmin=0.0,
+        vmax=1.0,
+        cmap=_HEAT,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.vlines(
+        (points[:-1, 2] > 0.5).nonzero()[:, 0].numpy(),
+        1.0,
+        1.05,
+        transform=axes.get_xaxis_transform(),
+        colors=_INK,
+        linewidth=0.6,
+        clip_on=False,
+    )
+    _label(axes, "weights of the components, step by step (tick: the pen was lifted)")
+    axes.set_xlabel("step", fontsize=_FONT, color=_GREY)
+    axes.set_ylabel("component", fontsize=_FONT, color=_GREY)
 
 
 def _draw(axes: Axes, ink: _Ink, width: float) -> None:
-    """Draws the lines as a single path and the lone points as dots."""
+    """Draw the lines as a single path and the lone points as dots."""
     axes.plot(
         *ink.lines.T.numpy(),
         color=_INK,
@@ -475,7 +477,7 @@ def _draw(axes: Axes, ink: _Ink, width: float) -> None:
 
 
 def _label(axes: Axes, title: str) -> None:
-    """Gives a panel its title, left-aligned, and quiet edges."""
+    """Give a panel its title, left-aligned, and quiet edges."""
     axes.set_title(title, loc="left", fontsize=_FONT, color=_GREY)
     axes.tick_params(labelsize=_FONT - 1, colors=_GREY, length=2, width=0.5)
     for spine in axes.spines.values():
@@ -483,7 +485,7 @@ def _label(axes: Axes, title: str) -> None:
 
 
 def _save(figure: Figure, targets: list[Path]) -> None:
-    """Writes the figure; the same figure gives the same bytes, with no date in them."""
+    """Write the figure; the same figure gives the same bytes, with no date in them."""
     from matplotlib import rc_context  # noqa: PLC0415
 
     with rc_context({"svg.hashsalt": "mdn_dist", "svg.fonttype": "none"}):
