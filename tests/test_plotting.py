@@ -116,6 +116,7 @@ def test_files_are_written_and_repeat(tmp_path):
     assert isinstance(figure, Figure)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "a.svg").read_bytes()
+    assert b"dc:date" not in svg
     assert svg == (tmp_path / "b.SVG").read_bytes()
     plotting.strokes([scribble(30, 0)], titles=["<1> & $2"], path=tmp_path / "c.svg")
     assert svg == (tmp_path / "c.svg").read_bytes()
