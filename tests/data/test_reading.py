@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WRITERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_stroke_files import WRITERS
 
 from mdn_dist import data
 from mdn_dist.data import Corpus, Drawing, StrokeFileError, read
