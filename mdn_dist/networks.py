@@ -38,6 +38,11 @@ class ClippedLSTM(nn.LSTM):
         (torch.Size([4, 7, 8]), torch.Size([4, 8]))
     """
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(
         self,
         input_size: int,
@@ -66,7 +71,7 @@ class ClippedLSTM(nn.LSTM):
         if self.clip is None or not torch.is_grad_enabled():
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
             return output, (hidden[0], cell[0])
-        weights: list[Tensor] = self._flat_weights  # input, hidden, and their biases
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         steps = []
         for point in inputs.unbind(1):
             hidden, cell = torch.lstm_cell(point, (hidden, cell), *weights)
