@@ -73,6 +73,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         self._num_component = shape[-1]
         self._event_ndims = 1
         Distribution.__init__(self, shape[:-1], size, validate_args=False)
+        del self._validate_args  # back to torch's default: the checks below are ours
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validates:
