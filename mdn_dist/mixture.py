@@ -321,4 +321,6 @@ def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
         raise ValueError(f"batch and component dimensions must broadcast; {shapes}") from error
     if logits.shape[-1] != shape[-1]:
         raise ValueError(f"logits must end in the number of components {shape[-1]}; {shapes}")
+    if 0 in (shape[-1], size):
+        raise ValueError(f"there must be at least one component and one coordinate; {shapes}")
     return shape
