@@ -105,8 +105,11 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             ) from error
         self.offset = offset.expand(shape)
         self.pen = pen.expand(shape)  # type: ignore[no-untyped-call]
+        # torch caches the other of the two when it is asked for, rounded: keep to the given one.
+        self._pen_parameter = "probs" if pen._param is vars(pen).get("probs") else "logits"
         size = offset.event_shape[0] + (pen.event_shape or Size([1]))[0]
         super().__init__(shape, Size([size]), validate_args=validate_args)
+        self.pen._validate_args = self._validate_args
 
     @staticmethod
     def from_outputs(
@@ -237,13 +240,11 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         return int(self.offset.event_shape[0])
 
     def _like(self, offset: GaussianMixture, pen: Any) -> "StrokeDistribution":
-        new = StrokeDistribution(offset, pen)
-        new._validate_args = self._validate_args
-        return new
+        return StrokeDistribution(offset, pen, validate_args=self._validate_args)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "StrokeDistribution":
         offset = self.offset._map(function)
-        name = "probs" if "probs" in vars(self.pen) else "logits"
+        name = self._pen_parameter
         parameter = function(getattr(self.pen, name), len(self.pen.event_shape))
         return self._like(offset, type(self.pen)(**{name: parameter}, validate_args=False))
 
