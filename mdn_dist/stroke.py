@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
+from torch.distributions.utils import lazy_property
 from torch.nn.functional import one_hot
 
 from mdn_dist.batch import BatchDistribution, check_all
@@ -279,7 +279,7 @@ class OutputStrokeDistribution(StrokeDistribution):
     """A :class:`StrokeDistribution` whose stored field is the network's raw outputs.
 
     :meth:`StrokeDistribution.from_outputs` and the head make it. ``offset`` and ``pen`` are derived
-    when asked for.
+    when asked for, with their gradient even where gradients are off, and kept.
 
     Args:
         outputs: Raw outputs, shape ``(*, size)``.
@@ -306,13 +306,13 @@ class OutputStrokeDistribution(StrokeDistribution):
         if self._validates:
             check_all("outputs", self.outputs.isfinite(), "finite", self.outputs)
 
-    @cached_property
-    def offset(self) -> GaussianMixture:  # type: ignore[override]  # derived, not stored
+    @lazy_property
+    def offset(self) -> GaussianMixture:
         """The mixture over the offset."""
         _, logits, loc, scale_tril = self.output_map.parameters(self.outputs)
         return GaussianMixture(logits, loc, scale_tril, validate_args=self._validate_args)
 
-    @cached_property
+    @lazy_property
     def pen(self) -> Bernoulli | OneHotCategorical:
         """The distribution of the pen."""
         logits = self.output_map.pen_logits(self.outputs)
