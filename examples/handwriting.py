@@ -30,7 +30,6 @@ from torch.distributions import Bernoulli
 from tqdm import tqdm
 
 from mdn_dist import (
-    GaussianMixture,
     PredictionNetwork,
     StrokeDistribution,
     data,
@@ -133,7 +132,9 @@ def unconditional_score(strokes: Strokes, components: int) -> float:
     return -model.log_prob(held_out).mean().item()
 
 
-def train(network: PredictionNetwork, drawings: list[Tensor], args: argparse.Namespace) -> None:
+def train(
+    network: PredictionNetwork, config: dict, drawings: list[Tensor], args: argparse.Namespace
+) -> None:
     """Trains with Adam on nats a sequence, as the paper sums them, keeping checkpoints.
 
     What a step does depends on its number and the seed alone, so a resumed run takes the same steps
@@ -144,13 +145,15 @@ def train(network: PredictionNetwork, drawings: list[Tensor], args: argparse.Nam
     first = 0
     if args.resume and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
+        if saved["config"] != config:
+            raise SystemExit(f"--resume needs the network of {checkpoint}: {saved['config']}")
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
 
     def save(step: int) -> None:
         states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save({**states, "step": step}, checkpoint.with_suffix(".new"))
+        torch.save({**states, "step": step, "config": config}, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)  # all of it or none
 
     pool = batches(drawings, args.batch_size)
@@ -278,7 +281,7 @@ def main() -> None:
     mixture_score = unconditional_score(strokes, args.components)
     print(f"(a) best unconditional mixture  {mixture_score:8.3f}")
     print(f"(b) network before training     {evaluate(network, strokes.held_out)[0]:8.3f}")
-    train(network, strokes.train, args)
+    train(network, config, strokes.train, args)
     score, error = evaluate(network, strokes.held_out)
     print(f"(c) network after training      {score:8.3f}")
     print(f"(d) squared error of the mean   {error:8.3f} a point, in squared unit scales")

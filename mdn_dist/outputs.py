@@ -258,7 +258,7 @@ class OutputMap:
             >>> OutputMap(components=1).pen_logits(torch.tensor([3.0, 0, 0, 0, 0, 0, 0]))
             tensor([-3.])
         """
-        return outputs[..., : self.sizes[0]] * self._pen_sign
+        return outputs[..., : self.sizes[0]] * self.pen_slope
 
     def outputs(self, parameters: Parameters) -> Tensor:
         """Compute outputs that stand for `parameters`, the inverse of :meth:`parameters`.
@@ -282,7 +282,7 @@ class OutputMap:
             log_scale = unsaturate(log_scale, *self.bounds.log_scale)
             correlation = unsaturate(correlation, *self.bounds.correlation)
         blocks = [
-            parameters.pen_logits / self._pen_sign,
+            parameters.pen_logits / self.pen_slope,
             parameters.logits / self.logit_factor,
             parameters.loc.movedim(-1, -2).flatten(-2),
             log_scale.flatten(-2),
@@ -291,7 +291,8 @@ class OutputMap:
         return torch.cat(blocks, -1)
 
     @property
-    def _pen_sign(self) -> float:
+    def pen_slope(self) -> float:
+        """Derivative of the pen's logits by its outputs."""
         return -self.pen_factor if self.pen == "bernoulli" else self.pen_factor
 
 

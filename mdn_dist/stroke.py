@@ -17,6 +17,7 @@ from mdn_dist.batch import BatchDistribution, check_all
 from mdn_dist.functional import draw_index
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
+from mdn_dist.scoring import stroke_log_prob
 
 
 class StrokePoint(constraints.Constraint):
@@ -336,6 +337,11 @@ class OutputStrokeDistribution(StrokeDistribution):
         new = OutputStrokeDistribution(outputs, output_map, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def _score(self, value: Tensor) -> Tensor:
+        if self._event_size == 2:
+            return stroke_log_prob(self.outputs, value, self.output_map)
+        return super()._score(value)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)

@@ -1,0 +1,193 @@
+r"""The log density of stroke points, straight from a network's outputs, and its gradient.
+
+In two coordinates the maps of the paper simplify: with :math:`z_i = (x_i - \mu_i) e^{-s_i}`,
+:math:`y_1 = z_1` and :math:`y_2 = z_2 \cosh r - z_1 \sinh r` are the whitened coordinates, and
+:math:`s_1 + s_2 - \log \cosh r` is the log determinant. Nothing is computed as :math:`1 - \rho^2`.
+
+:func:`stroke_log_density` says so plainly; autograd, ``torch.func`` and ``torch.compile`` work on
+it. :func:`stroke_log_prob` gives the same numbers several times faster in eager mode, since the
+gradient has a closed form: it is computed beside the density, in place, and is all that is kept.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mdn_dist.functional import saturate
+from mdn_dist.outputs import OutputMap
+
+CHUNK = 4096  # rows scored at once: enough for two threads, few enough for a cache
+
+
+def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
+    """Score points in two coordinates, and a pen, in plain differentiable operations.
+
+    Args:
+        outputs: Raw outputs, shape ``(*, size)``.
+        value: Points, shape ``(*, event)``.
+        output_map: Order and maps of the outputs, with ``event_size`` 2.
+
+    Returns:
+        Log densities, shape ``(*)``, in nats.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 18 to 26.
+
+    Example:
+        >>> stroke_log_density(torch.zeros(121), torch.zeros(3), OutputMap()).exp()
+        tensor(0.0796)
+    """
+    _, logits, loc, log_scale, r = outputs.split(output_map.sizes, -1)
+    loc_1, loc_2 = loc.chunk(2, -1)
+    if output_map.bounds is not None:
+        log_scale = saturate(log_scale, *output_map.bounds.log_scale)
+        r = saturate(r, *output_map.bounds.correlation)
+    s_1, s_2 = (log_scale + output_map.log_scale_shift).chunk(2, -1)
+    x_1, x_2 = value[..., 0:1], value[..., 1:2]
+    cosh = r.cosh()
+    z_1, z_2 = (x_1 - loc_1) * (-s_1).exp(), (x_2 - loc_2) * (-s_2).exp()
+    y_2 = z_2 * cosh - z_1 * r.sinh()
+    log_weights = (logits * output_map.logit_factor).log_softmax(-1)
+    log_shares = log_weights - s_1 - s_2 + cosh.log() - (z_1.square() + y_2.square()) / 2
+    pen_log_prob = _pen_log_prob(output_map.pen_logits(outputs), value[..., 2:])
+    return log_shares.logsumexp(-1) - math.log(2 * math.pi) + pen_log_prob
+
+
+def _pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
+    """Return the log probability ``(*)`` of a flag ``(*, 1)`` or a one-hot state ``(*, 3)``."""
+    if logits.shape[-1] == 1:
+        return -binary_cross_entropy_with_logits(logits, state, reduction="none").squeeze(-1)
+    return (state * logits.log_softmax(-1)).sum(-1)
+
+
+def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
+    """Score like :func:`stroke_log_density`, by the fastest way that the circumstances allow.
+
+    Args:
+        outputs: Raw outputs, shape ``(*, size)``; they are not changed.
+        value: Points, shape ``(*, event)``, broadcast against the outputs.
+        output_map: Order and maps of the outputs, with ``event_size`` 2.
+
+    Returns:
+        Log densities, shape ``(*)``, in nats.
+
+    Example:
+        >>> stroke_log_prob(torch.zeros(4, 7, 121), torch.zeros(4, 7, 3), OutputMap()).shape
+        torch.Size([4, 7])
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return stroke_log_density(outputs, value, output_map)
+    shape = torch.broadcast_shapes(outputs.shape[:-1], value.shape[:-1])
+    dtype = torch.promote_types(outputs.dtype, value.dtype)
+    outputs = outputs.to(dtype).expand(*shape, -1).reshape(-1, output_map.size)
+    value = value.to(dtype).expand(*shape, -1).reshape(-1, output_map.point_size)
+    log_prob: Tensor = _StrokeLogProb.apply(outputs, value, output_map)  # type: ignore[no-untyped-call]
+    return log_prob.reshape(shape)
+
+
+class _StrokeLogProb(torch.autograd.Function):
+    """The log density of rows of outputs ``(N, size)`` at values ``(N, event)``."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
+        log_prob = outputs.new_empty(len(outputs))
+        gradient = torch.empty_like(outputs) if any(ctx.needs_input_grad) else None
+        for start in range(0, len(outputs), CHUNK):
+            rows = slice(start, start + CHUNK)
+            rows_gradient = None if gradient is None else gradient[rows]
+            log_prob[rows] = _score_rows(outputs[rows], value[rows], output_map, rows_gradient)
+        ctx.output_map = output_map
+        ctx.save_for_backward(outputs, value, gradient)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight = weights[0]
+        outputs, value, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: differentiate the plain form
+            log_prob = stroke_log_density(outputs, value, ctx.output_map)
+            inputs = [x for x in (outputs, value) if x.requires_grad]
+            found = iter(torch.autograd.grad(log_prob, inputs, weight, create_graph=True))
+            return (
+                next(found) if outputs.requires_grad else None,
+                next(found) if value.requires_grad else None,
+                None,
+            )
+        gradient = gradient * weight.unsqueeze(-1)
+        idle = weight == 0
+        if idle.any():  # a point that nothing depends on passes nothing on, not even NaN
+            gradient[idle] = 0.0
+        by_value = None
+        if ctx.needs_input_grad[1]:
+            _, _, by_loc, *_ = gradient.split(ctx.output_map.sizes, -1)
+            logits = ctx.output_map.pen_logits(outputs)
+            by_state = logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
+            by_offset = -by_loc.unflatten(-1, (2, -1)).sum(-1)
+            by_value = torch.cat([by_offset, by_state * weight.unsqueeze(-1)], -1)
+        return gradient, by_value, None
+
+
+def _score_rows(
+    outputs: Tensor, value: Tensor, output_map: OutputMap, gradient: Tensor | None
+) -> Tensor:
+    """Return the log density ``(n)`` of a few rows, and write its gradient where one is wanted.
+
+    Works in place on contiguous planes ``(n, K)``. The derivatives are those of equations 27 to 37
+    of the paper, in whitened coordinates.
+    """
+    pen_size, components = output_map.sizes[0], output_map.components
+    blocks = outputs[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1)
+    logits, z, s, r = blocks.contiguous().split([1, 2, 2, 1])  # z holds the means for now
+    slopes = None
+    if output_map.bounds is not None:
+        slopes = (
+            _saturate_(s, *output_map.bounds.log_scale),
+            _saturate_(r, *output_map.bounds.correlation),
+        )
+    log_weight = logits.mul_(output_map.logit_factor).log_softmax(-1)[0]
+    s += output_map.log_scale_shift
+    precision = s.neg().exp_()
+    z.neg_().add_(value[:, :2].T.unsqueeze(-1)).mul_(precision)
+    grow = r[0].exp()
+    shrink = grow.reciprocal()
+    cosh, sinh = (grow + shrink).mul_(0.5), grow.sub_(shrink).mul_(0.5)
+    y_2 = (z[1] * cosh).addcmul_(z[0], sinh, value=-1)
+    share = z[0].square().addcmul_(y_2, y_2).mul_(-0.5).add_(log_weight)
+    share.sub_(s[0]).sub_(s[1]).add_(cosh.log())
+    highest = share.amax(-1, keepdim=True)
+    share.sub_(highest).exp_()
+    total = share.sum(-1, keepdim=True)
+    pen_logits, state = output_map.pen_logits(outputs), value[:, 2:]
+    log_prob: Tensor = (highest + total.log()).squeeze(-1) - math.log(2 * math.pi)
+    log_prob += _pen_log_prob(pen_logits, state)
+    if gradient is None:
+        return log_prob
+    pen_mean = pen_logits.sigmoid() if pen_size == 1 else pen_logits.softmax(-1)
+    gradient[:, :pen_size] = (state - pen_mean) * output_map.pen_slope
+    by_logits, by_loc, by_s, by_r = (
+        gradient[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1).split([1, 2, 2, 1])
+    )
+    responsibility = share.div_(total)
+    torch.sub(responsibility, log_weight.exp_(), out=by_logits[0]).mul_(output_map.logit_factor)
+    by_cosh = y_2 * (z[1] * sinh).addcmul_(z[0], cosh, value=-1)  # y_2 times dy_2 / dr
+    pull = torch.stack([z[0].addcmul(y_2, sinh, value=-1), y_2 * cosh])  # (2, n, K)
+    pull *= responsibility
+    torch.mul(pull, precision, out=by_loc)
+    by_s.copy_(pull.mul_(z).sub_(responsibility))
+    torch.mul(sinh.div_(cosh).sub_(by_cosh), responsibility, out=by_r[0])
+    if slopes is not None:
+        by_s *= slopes[0]
+        by_r *= slopes[1]
+    return log_prob
+
+
+def _saturate_(x: Tensor, low: float, high: float, margin: float) -> Tensor:
+    """Apply :func:`mdn_dist.functional.saturate` in place; return its derivative."""
+    inner = x.clamp(low + margin, high - margin)
+    excess = x.sub_(inner).div_(margin)
+    shrink = excess.square().add_(1).rsqrt_()
+    x.mul_(shrink).mul_(margin).add_(inner)
+    return shrink.pow(3)
