@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 from mdn_dist.batch import BatchDistribution, check_all
 from mdn_dist.functional import component_log_density, draw_index
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
+from mdn_dist.scoring import mixture_log_prob
 
 
 @dataclass(eq=False, init=False, repr=False)
@@ -261,7 +262,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         return component_log_density(self.logits, self.loc, self.scale_tril, value)
 
     def _score(self, value: Tensor) -> Tensor:
-        return self._component_log_density(value).logsumexp(-1)
+        return mixture_log_prob(self.logits, self.loc, self.scale_tril, value)
 
     def _like(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Self:
         new = type(self)(logits, loc, scale_tril, validate_args=False)

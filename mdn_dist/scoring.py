@@ -1,25 +1,161 @@
-r"""The log density of stroke points, straight from a network's outputs, and its gradient.
+r"""Log densities with gradients in closed form.
+
+:func:`mixture_log_prob` scores points under a mixture's parameters, :func:`stroke_log_prob` scores
+stroke points straight from a network's outputs. Both give the numbers of a plain form, which stands
+beside them for ``torch.compile``, ``torch.func``, second derivatives and the reader; in eager mode
+they are several times faster than autograd through it, since the gradient has a closed form.
 
 In two coordinates the maps of the paper simplify: with :math:`z_i = (x_i - \mu_i) e^{-s_i}`,
 :math:`y_1 = z_1` and :math:`y_2 = z_2 \cosh r - z_1 \sinh r` are the whitened coordinates, and
 :math:`s_1 + s_2 - \log \cosh r` is the log determinant. Nothing is computed as :math:`1 - \rho^2`.
-
-:func:`stroke_log_density` says so plainly; autograd, ``torch.func`` and ``torch.compile`` work on
-it. :func:`stroke_log_prob` gives the same numbers several times faster in eager mode, since the
-gradient has a closed form: it is computed beside the density, in place, and is all that is kept.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.functional import saturate
+from mdn_dist.functional import component_log_density, saturate
 from mdn_dist.outputs import OutputMap
 
-CHUNK = 4096  # rows scored at once: enough for two threads, few enough for a cache
+CHUNK = 4096  # rows of outputs scored at once: enough for two threads, few enough for a cache
+SMALL = 8  # coordinates up to which substitution by columns beats a batched triangular solver
+
+
+def mixture_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+    """Score points under a mixture in plain differentiable operations.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        value: Points, shape ``(*, D)``.
+
+    Returns:
+        Log densities, shape ``(*)``, in nats.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> mixture_log_density(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(1)).exp()
+        tensor(0.3989)
+    """
+    return component_log_density(logits, loc, scale_tril, value).logsumexp(-1)
+
+
+def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+    """Score like :func:`mixture_log_density`, by the fastest way that the circumstances allow.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        value: Points, shape ``(*, D)``.
+
+    Returns:
+        Log densities, shape ``(*)``, in nats.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 27 to 31, for any number of coordinates.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
+        torch.Size([7])
+    """
+    if _traced():
+        return mixture_log_density(logits, loc, scale_tril, value)
+    shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
+    dtype = torch.promote_types(logits.dtype, value.dtype)
+    tensors = (
+        logits.expand(*shape, -1),
+        loc.expand(*shape, -1, -1),
+        scale_tril.expand(*shape, -1, -1, -1),
+        value.expand(*shape, -1),
+    )
+    return _MixtureLogProb.apply(*(tensor.to(dtype) for tensor in tensors))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _traced() -> bool:
+    """Tell whether a tracer or a functional transform needs plain operations."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+class _MixtureLogProb(torch.autograd.Function):
+    """The log density ``(*)`` of a mixture whose parameters have the batch shape of the value."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+        diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
+        whitened = _solve(scale_tril, value.unsqueeze(-2) - loc)  # (*, K, D)
+        share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
+        total = share.logsumexp(-1, keepdim=True)
+        if any(ctx.needs_input_grad):
+            pull = _solve_transposed(scale_tril, whitened)  # the derivative by the means
+            responsibility = share.sub_(total).exp_()
+            ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened, pull)
+        return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, responsibility, whitened, pull = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _plain_gradient(mixture_log_density(*inputs), inputs, weights[0])
+        logits, _, scale_tril, _ = inputs
+        weight = weights[0].unsqueeze(-1)  # (*, 1)
+        share = responsibility * weight
+        by_logits = share - logits.softmax(-1) * weight
+        by_loc = pull * share.unsqueeze(-1)
+        by_scale_tril = None
+        if ctx.needs_input_grad[2]:
+            by_scale_tril = (by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)).tril_()
+            diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
+            by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
+        by_value = -by_loc.sum(-2)
+        idle = weights[0] == 0
+        if idle.any():  # a point that nothing depends on passes nothing on, not even NaN
+            for gradient in (by_logits, by_loc, by_scale_tril, by_value):
+                if gradient is not None:
+                    gradient[idle] = 0.0
+        return by_logits, by_loc, by_scale_tril, by_value
+
+
+def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``, which may be overwritten."""
+    size = right.shape[-1]
+    if size > SMALL:
+        column: Tensor = torch.linalg.solve_triangular(scale_tril, right.unsqueeze(-1), upper=False)
+        return column.squeeze(-1)
+    for j in range(size):
+        right[..., j] /= scale_tril[..., j, j]
+        right[..., j + 1 :].addcmul_(scale_tril[..., j + 1 :, j], right[..., j : j + 1], value=-1)
+    return right
+
+
+def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-T right`` for `right` of shape ``(*, K, D)``."""
+    size = right.shape[-1]
+    if size > SMALL:
+        column: Tensor = torch.linalg.solve_triangular(
+            scale_tril.mT, right.unsqueeze(-1), upper=True
+        )
+        return column.squeeze(-1)
+    solution = right.clone()
+    for j in reversed(range(size)):
+        solution[..., j] /= scale_tril[..., j, j]
+        solution[..., :j].addcmul_(scale_tril[..., j, :j], solution[..., j : j + 1], value=-1)
+    return solution
+
+
+def _plain_gradient(
+    log_prob: Tensor, inputs: Sequence[Tensor], weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Differentiate a plain form, so that the gradient can be differentiated once more."""
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(log_prob, wanted, weight, create_graph=True))
+    return tuple(next(found) if x.requires_grad else None for x in inputs)
 
 
 def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
@@ -53,7 +189,8 @@ def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) ->
     log_weights = (logits * output_map.logit_factor).log_softmax(-1)
     log_shares = log_weights - s_1 - s_2 + cosh.log() - (z_1.square() + y_2.square()) / 2
     pen_log_prob = _pen_log_prob(output_map.pen_logits(outputs), value[..., 2:])
-    return log_shares.logsumexp(-1) - math.log(2 * math.pi) + pen_log_prob
+    offset_log_prob: Tensor = log_shares.logsumexp(-1) - math.log(2 * math.pi)
+    return offset_log_prob + pen_log_prob
 
 
 def _pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
@@ -78,7 +215,7 @@ def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Te
         >>> stroke_log_prob(torch.zeros(4, 7, 121), torch.zeros(4, 7, 3), OutputMap()).shape
         torch.Size([4, 7])
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if _traced():
         return stroke_log_density(outputs, value, output_map)
     shape = torch.broadcast_shapes(outputs.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(outputs.dtype, value.dtype)
@@ -104,18 +241,12 @@ class _StrokeLogProb(torch.autograd.Function):
         return log_prob
 
     @staticmethod
-    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
         weight = weights[0]
         outputs, value, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: differentiate the plain form
+        if torch.is_grad_enabled():
             log_prob = stroke_log_density(outputs, value, ctx.output_map)
-            inputs = [x for x in (outputs, value) if x.requires_grad]
-            found = iter(torch.autograd.grad(log_prob, inputs, weight, create_graph=True))
-            return (
-                next(found) if outputs.requires_grad else None,
-                next(found) if value.requires_grad else None,
-                None,
-            )
+            return (*_plain_gradient(log_prob, (outputs, value), weight), None)
         gradient = gradient * weight.unsqueeze(-1)
         idle = weight == 0
         if idle.any():  # a point that nothing depends on passes nothing on, not even NaN
@@ -140,7 +271,8 @@ def _score_rows(
     """
     pen_size, components = output_map.sizes[0], output_map.components
     blocks = outputs[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1)
-    logits, z, s, r = blocks.contiguous().split([1, 2, 2, 1])  # z holds the means for now
+    planes = blocks.clone(memory_format=torch.contiguous_format)
+    logits, z, s, r = planes.split([1, 2, 2, 1])  # z holds the means for now
     slopes = None
     if output_map.bounds is not None:
         slopes = (
