@@ -170,30 +170,6 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
     return logits.log_softmax(-1) - log_determinant - distance - constant
 
 
-def draw_index(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one category a row by inverting the cumulative distribution.
-
-    torch's own categorical sampler takes no generator; this takes one uniform number a row.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        generator: Source of randomness; torch's global one by default.
-
-    Returns:
-        Indices, shape ``(*)``, of type int64.
-
-    Example:
-        >>> draw_index(torch.tensor([-torch.inf, 0.0]))
-        tensor(1)
-    """
-    cumulative = logits.softmax(-1).cumsum(-1)
-    uniform = torch.rand(
-        logits.shape[:-1], generator=generator, dtype=logits.dtype, device=logits.device
-    )
-    below = cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)
-    return below.sum(-1).clamp_max(logits.shape[-1] - 1)
-
-
 class _ClipGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:

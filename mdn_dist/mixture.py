@@ -11,7 +11,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from mdn_dist.batch import BatchDistribution, check_all
-from mdn_dist.functional import component_log_density, draw_index
+from mdn_dist.draws import draw_offset
+from mdn_dist.functional import component_log_density
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
 from mdn_dist.scoring import mixture_log_prob
 
@@ -175,16 +176,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
             >>> d.sample((5,)).shape
             torch.Size([5, 2])
         """
-        shape = Size(sample_shape) + self.batch_shape
-        index = draw_index(self.logits.expand(*shape, -1), generator)[..., None, None]  # (*, 1, 1)
-        size = self.event_shape[0]
-        loc = self.loc.expand(*shape, -1, -1)
-        loc = loc.gather(-2, index.expand(*shape, 1, size)).squeeze(-2)  # (*, D)
-        scale_tril = self.scale_tril.expand(*shape, -1, -1, -1)
-        index = index.unsqueeze(-1).expand(*shape, 1, size, size)
-        scale_tril = scale_tril.gather(-3, index).squeeze(-3)  # (*, D, D)
-        noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
-        return loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)
+        return draw_offset(self.logits, self.loc, self.scale_tril, Size(sample_shape), generator)
 
     @property
     def mean(self) -> Tensor:

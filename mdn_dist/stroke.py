@@ -11,10 +11,9 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property
-from torch.nn.functional import one_hot
 
 from mdn_dist.batch import BatchDistribution, check_all
-from mdn_dist.functional import draw_index
+from mdn_dist.draws import draw_points, draw_state
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
 from mdn_dist.scoring import stroke_log_prob
@@ -180,7 +179,9 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             torch.Size([5, 3])
         """
         offset = self.offset.sample(sample_shape, generator)
-        return torch.cat([offset, _sample_pen(self.pen, offset, generator)], -1)
+        logits = self.pen.logits if self.pen.event_shape else self.pen.logits.unsqueeze(-1)
+        logits = logits.expand(*offset.shape[:-1], -1)
+        return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
 
     @property
     def mean(self) -> Tensor:
@@ -338,6 +339,14 @@ class OutputStrokeDistribution(StrokeDistribution):
         new._validate_args = self._validate_args
         return new
 
+    @torch.no_grad()
+    def sample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See :meth:`StrokeDistribution.sample`."""
+        outputs = self.outputs.expand(*sample_shape, *self.outputs.shape)
+        return draw_points(outputs, self.output_map, generator)
+
     def _score(self, value: Tensor) -> Tensor:
         if self._event_size == 2:
             return stroke_log_prob(self.outputs, value, self.output_map)
@@ -345,15 +354,3 @@ class OutputStrokeDistribution(StrokeDistribution):
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)
-
-
-def _sample_pen(
-    pen: Bernoulli | OneHotCategorical, offset: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draw the pen's value beside each `offset`, shape ``(*, pen)``."""
-    shape = offset.shape[:-1]
-    if not pen.event_shape:
-        flag = torch.bernoulli(pen.probs.expand(shape), generator=generator)
-        return flag.to(offset).unsqueeze(-1)
-    state = draw_index(pen.logits.expand(*shape, -1), generator)
-    return one_hot(state, pen.event_shape[0]).to(offset)

@@ -3,7 +3,7 @@ import math
 import mpmath
 import pytest
 import torch
-from cases import generator, mixture_parameters, normal
+from cases import mixture_parameters, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from mdn_dist.functional import (
     clip_gradient,
     component_log_density,
-    draw_index,
     maps_from_scale_tril,
     saturate,
     scale_tril_from_maps,
@@ -145,33 +144,6 @@ def test_component_log_density_has_first_and_second_derivatives():
     inputs = [p.requires_grad_() for p in (logits, loc, scale_tril, normal(2, seed=9))]
     assert torch.autograd.gradcheck(component_log_density, inputs)
     assert torch.autograd.gradgradcheck(component_log_density, inputs)
-
-
-def test_draw_index_draws_with_the_weights():
-    logits = double(-1.0, 0.5, -torch.inf, 2.0, 0.0)
-    index = draw_index(logits.expand(20_000, -1), generator(1))
-    count = torch.bincount(index, minlength=5)
-    assert count[2] == 0
-    kept = [0, 1, 3, 4]
-    expected = 20_000 * logits.softmax(-1)[kept]
-    # false-alarm rate 1e-3 over seeds
-    assert stats.chisquare(count[kept].numpy(), expected.numpy()).pvalue > 1e-3
-
-
-def test_draw_index_draws_each_row_by_its_own_weights():
-    logits = torch.full((2, 3, 4), -torch.inf)
-    wanted = torch.tensor([[0, 1, 2], [3, 3, 0]])
-    logits.scatter_(-1, wanted.unsqueeze(-1), 7.0)
-    assert torch.equal(draw_index(logits), wanted)
-
-
-def test_draw_index_uses_only_the_generator_given():
-    logits = normal(50, 6, seed=3)
-    state = torch.get_rng_state()
-    first, second = (draw_index(logits, generator(8)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(first, draw_index(logits, generator(9)))
 
 
 def test_clip_gradient_clips_only_on_the_way_back():

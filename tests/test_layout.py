@@ -20,6 +20,7 @@ TOWER = [
     "functional",
     "outputs",
     "scoring",
+    "draws",
     "batch",
     "mixture",
     "stroke",

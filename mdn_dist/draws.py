@@ -1,0 +1,142 @@
+"""Draw points: one component a point, and only that component's parameters.
+
+torch's own samplers take no generator; these do.
+"""
+
+import torch
+from torch import Size, Tensor
+from torch.nn.functional import one_hot
+
+from mdn_dist.functional import saturate
+from mdn_dist.outputs import OutputMap
+
+
+def draw_index(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one category a row by inverting the cumulative distribution.
+
+    A category without weight is never drawn.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        Indices, shape ``(*, 1)``, of type int64.
+
+    Example:
+        >>> draw_index(torch.tensor([-torch.inf, 0.0]))
+        tensor([1])
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    total = cumulative[..., -1:]
+    uniform = torch.rand(total.shape, generator=generator, dtype=total.dtype, device=total.device)
+    # In (0, total], so that the first value that reaches it has a weight.
+    height = total.addcmul(total, uniform, value=-1)
+    index = torch.searchsorted(cumulative, height)
+    return index.clamp_max(logits.shape[-1] - 1)  # where a row is NaN
+
+
+def draw_state(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw the value of a pen: a flag from one logit, a one-hot state from several.
+
+    Args:
+        logits: Logit of the flag, shape ``(*, 1)``, or of each state, shape ``(*, 3)``.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        Flags or one-hot states, shaped like `logits`.
+
+    Example:
+        >>> draw_state(torch.tensor([[30.0], [-30.0]]))
+        tensor([[1.],
+                [0.]])
+    """
+    if logits.shape[-1] == 1:
+        uniform = torch.rand(
+            logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
+        )
+        return (uniform < logits.sigmoid()).to(logits.dtype)
+    return one_hot(draw_index(logits, generator).squeeze(-1), logits.shape[-1]).to(logits)
+
+
+def draw_offset(
+    logits: Tensor,
+    loc: Tensor,
+    scale_tril: Tensor,
+    sample_shape: Size,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw points of a mixture.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        sample_shape: Shape of the independent draws wanted.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        Points, shape ``(sample_shape, *, D)``.
+
+    Example:
+        >>> two = torch.zeros(2)
+        >>> draw_offset(two, torch.zeros(2, 3), torch.eye(3).expand(2, 3, 3), Size([5])).shape
+        torch.Size([5, 3])
+    """
+    shape, size = sample_shape + logits.shape[:-1], loc.shape[-1]
+    index = draw_index(logits.expand(*shape, -1), generator)[..., None]  # (*, 1, 1)
+    loc = loc.expand(*shape, -1, -1).gather(-2, index.expand(*shape, 1, size))
+    index = index.unsqueeze(-1).expand(*shape, 1, size, size)
+    scale_tril = scale_tril.expand(*shape, -1, -1, -1).gather(-3, index)
+    noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+    return (loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)).squeeze(-2)
+
+
+def draw_points(
+    outputs: Tensor, output_map: OutputMap, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw stroke points straight from a network's outputs.
+
+    Args:
+        outputs: Raw outputs, shape ``(*, size)``.
+        output_map: Their order and maps.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        Points, shape ``(*, event)``.
+
+    Source:
+        Graves 2013 (arXiv:1308.0850), equations 18 to 25.
+
+    Example:
+        >>> draw_points(torch.zeros(4, 7, 121), OutputMap()).shape
+        torch.Size([4, 7, 3])
+    """
+    components, size = output_map.components, output_map.event_size
+    pairs = size * (size - 1) // 2
+    pen, weights, *_ = output_map.sizes
+    index = draw_index(outputs[..., pen : pen + weights] * output_map.logit_factor, generator)
+    blocks = outputs[..., pen + weights :].unflatten(-1, (-1, components))  # (*, blocks, K)
+    index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
+    drawn = blocks.gather(-1, index).squeeze(-1)
+    loc, log_scale, correlation = drawn.split([size, size, pairs], -1)
+    if output_map.bounds is not None:
+        log_scale = saturate(log_scale, *output_map.bounds.log_scale)
+        correlation = saturate(correlation, *output_map.bounds.correlation)
+    noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+    noise = _correlate(noise, correlation.sinh())
+    offset: Tensor = loc.addcmul((log_scale + output_map.log_scale_shift).exp(), noise)
+    if not pen:
+        return offset
+    return torch.cat([offset, draw_state(output_map.pen_logits(outputs), generator)], -1)
+
+
+def _correlate(noise: Tensor, slope: Tensor) -> Tensor:
+    """Multiply white noise ``(*, D)`` by the rows of :func:`scale_tril_from_maps` at unit scale."""
+    rows, start = [noise[..., :1]], 0
+    for i in range(1, noise.shape[-1]):
+        row = slope[..., start : start + i]
+        start += i
+        along = (row * noise[..., :i]).sum(-1, keepdim=True).add_(noise[..., i : i + 1])
+        rows.append(along.mul_(row.square().sum(-1, keepdim=True).add_(1).rsqrt_()))
+    return torch.cat(rows, -1)

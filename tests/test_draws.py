@@ -1,0 +1,32 @@
+import torch
+from cases import generator, normal
+from scipy import stats
+
+from mdn_dist.draws import draw_index
+
+
+def test_draw_index_draws_with_the_weights():
+    logits = torch.tensor([-1.0, 0.5, -torch.inf, 2.0, 0.0], dtype=torch.float64)
+    index = draw_index(logits.expand(20_000, -1), generator(1))
+    count = torch.bincount(index.squeeze(-1), minlength=5)
+    assert count[2] == 0
+    kept = [0, 1, 3, 4]
+    expected = 20_000 * logits.softmax(-1)[kept]
+    # false-alarm rate 1e-3 over seeds
+    assert stats.chisquare(count[kept].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_draw_index_draws_each_row_by_its_own_weights():
+    logits = torch.full((2, 3, 4), -torch.inf)
+    wanted = torch.tensor([[0, 1, 2], [3, 3, 0]])
+    logits.scatter_(-1, wanted.unsqueeze(-1), 7.0)
+    assert torch.equal(draw_index(logits), wanted.unsqueeze(-1))
+
+
+def test_draw_index_uses_only_the_generator_given():
+    logits = normal(50, 6, seed=3)
+    state = torch.get_rng_state()
+    first, second = (draw_index(logits, generator(8)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first, draw_index(logits, generator(9)))
