@@ -9,6 +9,7 @@ from mdn_dist.functional import component_log_density
 from mdn_dist.mixture import GaussianMixture
 
 LLOYD_ITERATIONS = 10
+ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
 
 @torch.no_grad()
@@ -36,7 +37,9 @@ def fit_mixture(
         A mixture of batch shape ``()`` and of the dtype of `points`.
 
     Raises:
-        ValueError: If `points` is not a non-empty matrix of finite numbers.
+        TypeError: If `points` is not floating point.
+        ValueError: If `points` is not a non-empty matrix of finite numbers, `components` or
+            `iterations` is less than 1, or `min_scale` is not positive and finite.
 
     Source:
         Arthur and Vassilvitskii 2007 (k-means++); Dempster, Laird and Rubin 1977 (EM).
@@ -49,9 +52,17 @@ def fit_mixture(
     """
     if points.dim() != 2 or not points.numel():
         raise ValueError(f"points must have shape (N, D), N > 0, got {tuple(points.shape)}")
+    if not points.is_floating_point():
+        raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
-    data = points.double()
+    for name, number in {"components": components, "iterations": iterations}.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if not 0 < min_scale < math.inf:
+        raise ValueError(f"min_scale must be positive and finite, got {min_scale}")
+    centre = points.double().mean(0)
+    data = points.double() - centre  # a large offset would cost distances their digits
     weights = _hard_assignments(data, _k_means(data, components, generator))  # (N, K)
     best = -math.inf
     for _ in range(iterations):
@@ -62,8 +73,8 @@ def fit_mixture(
             break
         best = score
         weights = log_shares.softmax(-1)
-    logits, loc, scale_tril = (parameter.to(points) for parameter in parameters)
-    return GaussianMixture(logits, loc, scale_tril)
+    logits, loc, scale_tril = parameters
+    return GaussianMixture(logits.to(points), (loc + centre).to(points), scale_tril.to(points))
 
 
 def _k_means(data: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
@@ -96,13 +107,11 @@ def _hard_assignments(data: Tensor, centres: Tensor) -> Tensor:
 
 def _maximise(data: Tensor, weights: Tensor, min_scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits, means and Cholesky factors most likely under `weights`, ``(N, K)``."""
-    size = data.shape[-1]
     count = weights.sum(0) + torch.finfo(data.dtype).eps  # (K)
-    centre = data.mean(0)
-    centred = data - centre
-    loc = weights.T @ centred / count.unsqueeze(-1)  # (K, D)
-    products = (centred.unsqueeze(-1) * centred.unsqueeze(-2)).flatten(-2)  # (N, D D)
-    second = (weights.T @ products / count.unsqueeze(-1)).unflatten(-1, (size, size))
-    covariance = second - loc.unsqueeze(-1) * loc.unsqueeze(-2)
-    floor = min_scale**2 * torch.eye(size).to(data)
-    return count.log(), loc + centre, torch.linalg.cholesky(covariance + floor)
+    loc = weights.T @ data / count.unsqueeze(-1)  # (K, D)
+    difference = data - loc.unsqueeze(-2)  # (K, N, D)
+    products = (weights.T.unsqueeze(-1) * difference).mT @ difference  # (K, D, D)
+    covariance = products / count[:, None, None]
+    # Rounding can leave points on a line a negative variance larger than a small floor makes up.
+    floor = min_scale**2 + ROUNDING * covariance.diagonal(dim1=-2, dim2=-1)  # (K, D)
+    return count.log(), loc, torch.linalg.cholesky(covariance + torch.diag_embed(floor))

@@ -1,0 +1,247 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from mdn_dist.fitting import fit_mixture
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(logits, loc, scale_tril, count, seed):
+    """Points and the component of each, by a loop over components."""
+    generator = seeded(seed)
+    weights = torch.tensor(logits).softmax(-1)
+    component = torch.multinomial(weights, count, replacement=True, generator=generator)
+    noise = torch.randn(count, loc.shape[-1], dtype=loc.dtype, generator=generator)
+    points = torch.empty_like(noise)
+    for k in range(len(loc)):
+        points[component == k] = loc[k] + noise[component == k] @ scale_tril[k].T
+    return points, component
+
+
+def truth(size, distance):
+    """Three components, `distance` standard deviations or so apart."""
+    generator = seeded(size)
+    logits = [0.0, 0.5, 1.0]
+    loc = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64) * distance
+    loc = loc + 0.3 * torch.randn(3, size, dtype=torch.float64, generator=generator)
+    lower = 0.5 * torch.randn(3, size, size, dtype=torch.float64, generator=generator).tril(-1)
+    scale = torch.tensor([0.5, 0.8, 1.0], dtype=torch.float64)[:, None, None]
+    return logits, loc, scale * (lower + torch.eye(size))
+
+
+def stock(logits, loc, scale_tril):
+    logits = torch.as_tensor(logits, dtype=loc.dtype)
+    return MixtureSameFamily(
+        Categorical(logits=logits), MultivariateNormal(loc, scale_tril=scale_tril)
+    )
+
+
+def score(mixture, points):
+    return stock(mixture.logits, mixture.loc, mixture.scale_tril).log_prob(points).mean().item()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_iteration_raises_the_likelihood(size):
+    points, _ = draw(*truth(size, 1.5), 500, seed=size)
+    scores = []
+    for iterations in range(1, 26):
+        mixture = fit_mixture(
+            points, 4, iterations=iterations, tolerance=-math.inf, generator=seeded(1)
+        )
+        scores.append(score(mixture, points))
+    gains = torch.tensor(scores).diff()
+    assert gains.min() > -1e-12
+    assert gains.sum() > 0.01
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_iteration_is_one_step_of_expectation_maximisation(size):
+    points, _ = draw(*truth(size, 1.5), 300, seed=size)
+    before, after = (
+        fit_mixture(
+            points, 3, iterations=n, tolerance=-math.inf, min_scale=0.1, generator=seeded(1)
+        )
+        for n in (4, 5)
+    )
+    components = MultivariateNormal(before.loc, scale_tril=before.scale_tril)
+    joint = components.log_prob(points[:, None]).exp() * before.logits.softmax(-1)
+    shares = joint / joint.sum(-1, keepdim=True)
+    torch.testing.assert_close(after.logits.softmax(-1), shares.mean(0), rtol=1e-10, atol=0)
+    for k, share in enumerate(shares.T):
+        loc = (share[:, None] * points).sum(0) / share.sum()
+        covariance = torch.cov(points.T, aweights=share, correction=0).reshape(size, size)
+        covariance = covariance + 0.1**2 * torch.eye(size)
+        factor = after.scale_tril[k]
+        torch.testing.assert_close(after.loc[k], loc, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(factor @ factor.T, covariance, rtol=1e-9, atol=1e-11)
+        assert (factor == factor.tril()).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_known_mixture_is_recovered(size):
+    # Components so far apart that each estimate is a sample statistic: 5 standard errors each, at
+    # most 30 of them, 6e-7 * 30 = 2e-5 of false alarms for a size.
+    logits, loc, scale_tril = truth(size, 12.0)
+    count = 6000
+    points, _ = draw(logits, loc, scale_tril, count, seed=10 + size)
+    fitted = fit_mixture(points, 3, generator=seeded(3))
+    order = fitted.loc[:, 0].argsort()
+    share = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    error = (share * (1 - share) / count).sqrt()
+    assert ((fitted.logits.softmax(-1)[order] - share).abs() < 5 * error).all()
+    covariance = scale_tril @ scale_tril.mT
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    members = count * share[:, None]
+    assert ((fitted.loc[order] - loc).abs() < 5 * (variance / members).sqrt()).all()
+    found = (fitted.scale_tril @ fitted.scale_tril.mT)[order]
+    products = variance[:, :, None] * variance[:, None, :]
+    error = ((products + covariance.square()) / members[..., None]).sqrt()
+    assert ((found - covariance).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_overlapping_components_are_fitted_as_well_as_the_truth(size):
+    parameters = truth(size, 1.5)
+    points, _ = draw(*parameters, 4000, seed=20 + size)
+    fitted = fit_mixture(points, 3, generator=seeded(size))
+    true_score = stock(*parameters).log_prob(points).mean().item()
+    assert true_score - 2e-3 < score(fitted, points) < true_score + 0.02
+
+
+def test_one_component_is_the_sample_mean_and_covariance_with_the_floor_in_quadrature():
+    points, _ = draw(*truth(2, 3.0), 200, seed=4)
+    fitted = fit_mixture(points, 1, min_scale=0.5)
+    torch.testing.assert_close(fitted.loc[0], points.mean(0), rtol=1e-12, atol=1e-12)
+    expected = torch.cov(points.T, correction=0) + 0.25 * torch.eye(2)
+    torch.testing.assert_close(fitted.covariance_matrix, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_fit_stops_at_the_first_gain_below_the_tolerance():
+    points, _ = draw(*truth(2, 1.5), 300, seed=5)
+    stopped = fit_mixture(points, 3, tolerance=1e9, generator=seeded(0))
+    two = fit_mixture(points, 3, iterations=2, tolerance=-math.inf, generator=seeded(0))
+    three = fit_mixture(points, 3, iterations=3, tolerance=-math.inf, generator=seeded(0))
+    assert torch.equal(stopped.loc, two.loc)
+    assert not torch.equal(stopped.loc, three.loc)
+
+
+DISTINCT = {
+    1: [[-1.0], [0.0], [3.0]],
+    2: [[1.0, 1.0], [-1.0, 1.0], [0.0, -2.0]],
+    3: [[1.0, 1.0, 0.0], [-1.0, 1.0, 0.5], [0.0, -2.0, 4.0]],
+}
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("components", [3, 5, 20])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_repeated_points_stay_finite_at_the_floor(size, components, unit):
+    points = unit * torch.tensor(DISTINCT[size], dtype=torch.float64).repeat(7, 1)
+    fitted = fit_mixture(points, components, generator=seeded(0))
+    deviation = fitted.scale_tril.square().sum(-1).sqrt()
+    assert deviation.min() > 1e-3 * (1 - 1e-9)
+    if unit >= 1:
+        # Each distinct point is a spike of the floor's width and a third of the weight.
+        spike = -math.log(3) - size * math.log(1e-3 * math.sqrt(2 * math.pi))
+        got = stock(fitted.logits, fitted.loc, fitted.scale_tril).log_prob(points)
+        # A spike 1e6 from the mean is that wide but for the rounding of its position.
+        torch.testing.assert_close(got, torch.full_like(got, spike), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+@pytest.mark.parametrize("where", [0.0, -7.5, 1e8])
+def test_equal_points_are_a_spike_of_the_floors_width(count, where):
+    points = torch.full((count, 2), where, dtype=torch.float64)
+    fitted = fit_mixture(points, 4, min_scale=0.25, generator=seeded(0))
+    torch.testing.assert_close(fitted.mean, points[0], rtol=0, atol=1e-7)
+    floor = 0.0625 * torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(fitted.covariance_matrix, floor, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e5, 1e9])
+def test_points_on_a_line_stay_finite_at_any_scale(unit):
+    along = torch.randn(100, 1, dtype=torch.float64, generator=seeded(0))
+    points = unit * along * torch.tensor([1.0, 1.7, -0.3], dtype=torch.float64)
+    fitted = fit_mixture(points, 3, generator=seeded(1))
+    assert fitted.log_prob(points).isfinite().all()
+    across = torch.tensor([1.7, -1.0, 0.0], dtype=torch.float64) / math.hypot(1.7, 1.0)
+    width = (across @ fitted.scale_tril).norm(dim=-1)  # (K)
+    assert (width < 2e-3 + 1e-5 * unit).all()
+
+
+def test_a_large_offset_of_the_data_changes_only_the_means():
+    points, _ = draw(*truth(2, 3.0), 500, seed=6)
+    shift = torch.tensor([1e8, -3e7], dtype=torch.float64)
+    shifted = points + shift
+    there = fit_mixture(shifted, 3, generator=seeded(2))
+    here = fit_mixture(shifted - shift, 3, generator=seeded(2))
+    torch.testing.assert_close(there.loc - shift, here.loc, rtol=0, atol=1e-6)
+    torch.testing.assert_close(there.scale_tril, here.scale_tril, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mixture_has_the_dtype_of_the_points_and_records_no_gradient(dtype):
+    points = torch.randn(50, 2, dtype=dtype, generator=seeded(0)).requires_grad_()
+    before = points.detach().clone()
+    fitted = fit_mixture(points, 3, generator=seeded(0))
+    for tensor in (fitted.logits, fitted.loc, fitted.scale_tril):
+        assert tensor.dtype == dtype
+        assert not tensor.requires_grad
+    assert fitted.batch_shape == ()
+    assert fitted.event_shape == (2,)
+    assert torch.equal(points, before)
+
+
+def test_a_generator_makes_the_fit_reproducible_and_spares_the_global_one():
+    points, _ = draw(*truth(2, 1.0), 300, seed=7)
+    before = torch.get_rng_state()
+    first, again, other = (
+        fit_mixture(points, 5, iterations=3, generator=seeded(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.loc, again.loc)
+    assert torch.equal(first.scale_tril, again.scale_tril)
+    assert not torch.equal(first.loc, other.loc)
+
+
+def test_without_a_generator_the_global_one_decides():
+    points, _ = draw(*truth(2, 1.0), 300, seed=7)
+    fits = []
+    with torch.random.fork_rng():
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            fits.append(fit_mixture(points, 5, iterations=3))
+    assert torch.equal(fits[0].loc, fits[1].loc)
+    assert not torch.equal(fits[0].loc, fits[2].loc)
+
+
+GOOD = torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("points", "arguments", "error", "match"),
+    [
+        (torch.zeros(4), {}, ValueError, r"points must have shape \(N, D\).*got \(4,\)"),
+        (torch.zeros(2, 4, 2), {}, ValueError, r"points must have shape .*got \(2, 4, 2\)"),
+        (torch.zeros(0, 2), {}, ValueError, r"N > 0, got \(0, 2\)"),
+        (torch.zeros(4, 0), {}, ValueError, r"points must have shape .*got \(4, 0\)"),
+        (torch.zeros(4, 2).long(), {}, TypeError, r"floating point, got torch.int64"),
+        (torch.tensor([[0.0], [math.nan]]), {}, ValueError, "points must be finite"),
+        (torch.tensor([[0.0], [-math.inf]]), {}, ValueError, "points must be finite"),
+        (GOOD, {"components": 0}, ValueError, "components must be at least 1, got 0"),
+        (GOOD, {"components": -2}, ValueError, "components must be at least 1, got -2"),
+        (GOOD, {"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
+        (GOOD, {"min_scale": 0.0}, ValueError, "min_scale must be positive and finite, got 0.0"),
+        (GOOD, {"min_scale": -1.0}, ValueError, "min_scale must be positive"),
+        (GOOD, {"min_scale": math.nan}, ValueError, "min_scale must be positive"),
+        (GOOD, {"min_scale": math.inf}, ValueError, "min_scale must be positive and finite"),
+    ],
+)
+def test_errors_name_the_argument(points, arguments, error, match):
+    with pytest.raises(error, match=match):
+        fit_mixture(points, **{"components": 2, **arguments})
