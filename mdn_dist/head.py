@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from mdn_dist.batch import check_all
 from mdn_dist.fitting import fit_mixture
 from mdn_dist.functional import clip_gradient
 from mdn_dist.mixture import GaussianMixture
@@ -15,6 +16,7 @@ from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
+SPREAD_POINTS = 2_000  # enough to measure how far each output may move
 
 
 class MixtureDensityHead(nn.Module):
@@ -58,6 +60,8 @@ class MixtureDensityHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if in_features < 1:
+            raise ValueError(f"in_features must be at least 1, got {in_features}")
         self.output_map = OutputMap(components, event_size, pen, bounds)
         self.linear = nn.Linear(in_features, self.output_map.size, device=device, dtype=dtype)
         self.clip_gradient = clip_gradient
@@ -88,6 +92,9 @@ class MixtureDensityHead(nn.Module):
         outputs = self.linear(features)
         if self.clip_gradient is not None:
             outputs = clip_gradient(outputs, self.clip_gradient)
+        return self._distribution(outputs)
+
+    def _distribution(self, outputs: Tensor) -> StrokeDistribution | GaussianMixture:
         output_map = self.output_map
         if output_map.pen is None:
             return GaussianMixture.from_outputs(
@@ -109,20 +116,24 @@ class MixtureDensityHead(nn.Module):
         """Set the head from data, so that training starts at the best unconditional model.
 
         The bias is set to a mixture fitted to the points and to the pen's log-odds; the weights to
-        small random numbers, each in proportion to what its output changes, so that features of
-        size about 1 move the score by a few thousandths of a nat.
+        small random numbers, smaller where the score is steeper in an output (as in the means and
+        scales of narrow or strongly correlated components), so that features of size about 1 move
+        the score by a few thousandths of a nat.
 
         Args:
             strokes: Points that the head will predict, shape ``(*, event)``, or a sequence of
                 tensors ``(T, event)``.
-            mask: True where a point is real, shape ``(*)``, with a tensor of `strokes`.
+            mask: True where a point is real, boolean, shape ``(*)``; only with one tensor of
+                `strokes`.
             generator: Source of randomness; torch's global one by default.
 
         Returns:
             The head itself.
 
         Raises:
-            ValueError: If there is no point, or points are not finite or of the wrong size.
+            TypeError: If `mask` is not boolean.
+            ValueError: If there is no point, points are not finite or of the wrong size, the pen's
+                values are not 0 or 1, or `mask` does not fit.
 
         Example:
             >>> generator = torch.Generator().manual_seed(0)
@@ -136,36 +147,75 @@ class MixtureDensityHead(nn.Module):
         offset, pen = points.tensor_split([output_map.event_size], -1)
         chosen = torch.randperm(len(offset), generator=generator, device=offset.device)
         chosen = chosen[:INITIAL_POINTS]
-        mixture = fit_mixture(offset[chosen], output_map.components, generator=generator)
+        bounds = output_map.bounds or Bounds()
+        mixture = fit_mixture(
+            offset[chosen],
+            output_map.components,
+            min_scale=min(1e-3, 10 * bounds.min_scale),
+            generator=generator,
+        )
         parameters = Parameters(
             _log_odds(pen), mixture.logits.log_softmax(-1), mixture.loc, mixture.scale_tril
         )
         self.linear.bias.copy_(output_map.outputs(parameters))
-        unit = torch.ones_like(weight[:, 0])
-        pen_size, weights_size, means_size, *_ = output_map.sizes
-        means = slice(pen_size + weights_size, pen_size + weights_size + means_size)
-        unit[means] = mixture.scale_tril.square().sum(-1).sqrt().mT.flatten().to(unit)
+        unit = self._output_units(mixture, points[chosen[:SPREAD_POINTS]])
         noise = torch.empty_like(weight).normal_(generator=generator)
         weight.copy_(noise * unit.unsqueeze(-1) * (INITIAL_SPREAD / weight.shape[-1] ** 0.5))
         return self
 
+    def _output_units(self, mixture: GaussianMixture, points: Tensor) -> Tensor:
+        """Return how far each output moves to change its component's score by about a nat."""
+        pen_size, weights_size, means_size, *_ = self.output_map.sizes
+        unit = torch.ones_like(self.linear.bias)
+        means = slice(pen_size + weights_size, pen_size + weights_size + means_size)
+        unit[means] = mixture.scale_tril.square().sum(-1).sqrt().mT.flatten().to(unit)
+        share = torch.ones_like(unit)  # of the points, that an output bears on
+        share[pen_size:] = mixture.logits.softmax(-1).repeat(len(unit[pen_size:]) // weights_size)
+        with torch.enable_grad():
+            outputs = self.linear.bias.detach().repeat(len(points), 1).requires_grad_()
+            score = self._distribution(outputs).log_prob(points).sum()
+            (slope,) = torch.autograd.grad(score, outputs)
+        return torch.fmin(unit, (share / slope.square().mean(0)).sqrt())  # fmin leaves out NaN
+
     def _points(self, strokes: Tensor | Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Return the real points of `strokes` as ``(N, event)``, checked."""
-        if not isinstance(strokes, Tensor):
-            strokes = torch.cat(list(strokes))
         size = self.output_map.point_size
-        if strokes.shape[-1:] != (size,):
-            raise ValueError(f"strokes must end in {size} values, got shape {tuple(strokes.shape)}")
-        points = strokes.reshape(-1, size) if mask is None else strokes[mask]
-        if not len(points):
-            raise ValueError(f"strokes must hold at least one point, got {tuple(strokes.shape)}")
+        parts = [strokes] if isinstance(strokes, Tensor) else list(strokes)
+        for part in parts:
+            if part.shape[-1:] != (size,):
+                raise ValueError(
+                    f"strokes must end in {size} values, got shape {tuple(part.shape)}"
+                )
+        if mask is not None:
+            parts = [_select(strokes, mask)]
+        if not sum(part.numel() for part in parts):
+            raise ValueError("strokes must hold at least one point, got none")
+        points = torch.cat([part.reshape(-1, size) for part in parts])
         if not points.isfinite().all():
             raise ValueError("strokes must be finite where mask is True, got infinite or NaN")
+        pen = points[:, self.output_map.event_size :]
+        valid = (pen == 0) | (pen == 1)
+        if self.output_map.pen == "one_hot":
+            valid &= pen.sum(-1, keepdim=True) == 1
+        check_all("pen in strokes", valid, "0 or 1, a single 1 for pen states", pen)
         return points.to(self.linear.weight)
 
     def extra_repr(self) -> str:
         """Describe the map from outputs to parameters."""
         return f"output_map={self.output_map}, clip_gradient={self.clip_gradient}"
+
+
+def _select(strokes: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Return the points ``(N, event)`` of `strokes` where `mask` is True, or raise."""
+    if not isinstance(strokes, Tensor):
+        raise ValueError("mask must come with one tensor of strokes, got a sequence")  # noqa: TRY004
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean, got {mask.dtype}")
+    if mask.shape != strokes.shape[:-1]:
+        raise ValueError(
+            f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"
+        )
+    return strokes[mask]
 
 
 def _log_odds(pen: Tensor) -> Tensor:
