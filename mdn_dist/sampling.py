@@ -65,7 +65,8 @@ def generate(
             raise ValueError(f"{name} must be at least 1, got {number}")
     state = network.initial_state(batch_size)
     if prime is None:
-        like = tree_leaves(state)[0]
+        tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+        like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
         prime = like.new_zeros(1, getattr(network, "point_size", 3))
     elif prime.dim() not in (2, 3) or not prime.shape[-2]:
         raise ValueError(f"prime must be (P, event) or (B, P, event), got {tuple(prime.shape)}")
