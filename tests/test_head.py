@@ -472,7 +472,7 @@ MASK = torch.ones(4, 5, dtype=torch.bool)
         (torch.zeros(4, 5, 3), ~MASK, ValueError, "at least one point"),
         (torch.full((4, 3), math.nan), None, ValueError, "finite where mask is True"),
         (torch.full((4, 5, 3), math.inf), MASK, ValueError, "finite where mask is True"),
-        (torch.full((4, 3), 0.5), None, ValueError, r"pen in strokes must be 0 or 1, got 0.5"),
+        (torch.full((4, 3), 0.5), None, ValueError, r"pen in strokes must be 0 or 1, .*got 0.5"),
         (torch.zeros(4, 5, 3), MASK.long(), TypeError, "mask must be boolean, got torch.int64"),
         (torch.zeros(4, 5, 3), MASK[0], ValueError, r"mask must have shape \(4, 5\), got \(5,\)"),
         (torch.zeros(4, 5, 3), MASK[:, :4], ValueError, r"\(4, 5\), got \(4, 4\)"),
