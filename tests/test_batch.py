@@ -363,6 +363,23 @@ def test_the_check_catches_the_usual_masks(case, trap):
         check_padding(case, TRAPS[trap], "NaN", build)
 
 
+@pytest.mark.parametrize(
+    "name", ["mixture of 2", "mixture of 3", "stroke from outputs", "pen states from outputs"]
+)
+def test_scores_that_are_dropped_pass_on_no_nan(name):
+    # composed of torch's operations, the density of a NaN row would send back 0 * NaN
+    case = CASES[name]
+    tensors = [t.requires_grad_() for t in case.tensors((3, 4))]
+    expected = torch.autograd.grad(case.build(*tensors).log_prob(case.points(3, 4)).sum(), tensors)
+    padded = [torch.where(KEPT.view(3, 4, *[1] * (t.dim() - 2)), t, math.nan) for t in tensors]
+    score = case.build(*padded, validate_args=False).log_prob(case.points(3, 4))
+    for gradient, wanted in zip(
+        torch.autograd.grad(score[KEPT].sum(), padded), expected, strict=True
+    ):
+        assert_close(gradient[KEPT], wanted[KEPT], **EXACT)
+        assert (gradient[~KEPT] == 0).all()
+
+
 @pytest.mark.parametrize("validate_args", [True, False])
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
 def test_padded_features_leave_a_layer_the_gradient_of_the_sequences(pen, validate_args):

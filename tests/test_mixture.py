@@ -62,8 +62,8 @@ def test_many_rows_score_like_stock():
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_log_prob_has_first_and_second_derivatives(size):
-    inputs = [p.requires_grad_() for p in mixture_parameters((2,), size, components=2)]
-    inputs.append(normal(2, size, seed=61).requires_grad_())
+    inputs = [p.requires_grad_() for p in mixture_parameters((), size, components=2)]
+    inputs.append(normal(size, seed=61).requires_grad_())
 
     def score(logits, loc, scale_tril, value):
         return GaussianMixture(logits, loc, scale_tril.tril(), validate_args=False).log_prob(value)

@@ -322,17 +322,17 @@ def test_the_flag_is_kept_under_a_bias_and_tempered_under_a_temperature():
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot"])
 @pytest.mark.parametrize("scale", [0.7, 6.0])  # within the bounds, and beyond
 def test_outputs_have_first_and_second_derivatives(pen, scale):
-    case = output_case(pen)
-    outputs = normal(3, output_size(3, 2, pen), seed=9, scale=scale).requires_grad_()
-    value = case.points(3)
-    offset, state = value[:, :2].clone().requires_grad_(), value[:, 2:]
+    outputs = normal(2, output_size(2, 2, pen), seed=9, scale=scale).requires_grad_()
+    offset, state = output_case(pen).points(2).tensor_split([2], -1)
 
     def score(outputs, offset):
-        # tanh keeps the score, and so gradcheck's differences, near 1
-        return (case.build(outputs).log_prob(torch.cat([offset, state], -1)) / 100).tanh()
+        d = StrokeDistribution.from_outputs(outputs, 2, pen=pen)
+        # tanh keeps the score, and so the rounding of a difference, near 1
+        return (d.log_prob(torch.cat([offset, state], -1)) / 100).tanh()
 
-    assert torch.autograd.gradcheck(score, (outputs, offset))
-    assert torch.autograd.gradgradcheck(score, (outputs, offset))
+    inputs = (outputs, offset.clone().requires_grad_())
+    assert torch.autograd.gradcheck(score, inputs)
+    assert torch.autograd.gradgradcheck(score, inputs)
 
 
 def test_many_rows_score_like_stock():
@@ -448,24 +448,39 @@ def test_torchs_and_pyros_pens_are_both_taken():
 
 
 @pytest.mark.parametrize("name", STROKES)
-def test_sampling_first_does_not_cut_the_gradient(name):
+def test_use_without_gradients_does_not_cut_later_ones(name):
     case = STROKES[name]
     tensors = [t.requires_grad_() for t in case.tensors((4,))]
     d, value = case.build(*tensors), case.points(4)
     d.sample()
-    gradients = torch.autograd.grad(d.log_prob(value).sum(), tensors)
+    with torch.no_grad():
+        d.log_prob(value)
+        assert d.mean.isfinite().all()
+    gradients = torch.autograd.grad(d.log_prob(value).sum(), tensors, retain_graph=True)
     expected = torch.autograd.grad(case.stock(*tensors, value).sum(), tensors)
-    assert_close(gradients, tuple(expected), **CLOSE)
+    assert_close(gradients, expected, **CLOSE)
+    untouched = torch.autograd.grad(case.build(*tensors).mean.sum(), tensors, allow_unused=True)
+    gradients = torch.autograd.grad(d.mean.sum(), tensors, allow_unused=True)
+    assert_close(gradients[0], untouched[0], **CLOSE)
+    assert (gradients[0] != 0).any()
+
+
+def exact_pen(logits, value):
+    return torch.nn.functional.logsigmoid(torch.where(value[:, 2] == 1, logits, -logits))
 
 
 def test_sampling_first_does_not_round_the_pens_logits():
     logits = torch.tensor([60.0, -60.0], dtype=torch.float64)
-    d = StrokeDistribution(GaussianMixture(*mixture_parameters((2,))), Bernoulli(logits=logits))
+    used_before = Bernoulli(logits=logits)
+    assert used_before.mean.tolist() == [1.0, used_before.probs[1]]
     value = CASES["stroke from parameters"].points(2)
-    before = d.log_prob(value)
-    d.sample()
-    assert torch.equal(d[torch.tensor([0, 1])].log_prob(value), before)
-    assert torch.equal(d.expand((2,)).biased(0.0).log_prob(value), before)
+    for pen in (Bernoulli(logits=logits), used_before):
+        d = StrokeDistribution(GaussianMixture(*mixture_parameters((2,))), pen)
+        before = d.log_prob(value)
+        assert_close(before, d.offset.log_prob(value[:, :2]) + exact_pen(logits, value), **CLOSE)
+        d.sample()
+        for same in (d[torch.tensor([0, 1])], d.expand((2,)), d.expand((2,)).biased(0.0)):
+            assert torch.equal(same.log_prob(value), before)
 
 
 def test_a_pens_own_validation_does_not_overrule_this_distributions():
