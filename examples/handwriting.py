@@ -125,7 +125,7 @@ def unconditional_score(strokes: Strokes, components: int) -> float:
     train, held_out = (
         torch.cat([p[1:] for p in part]) for part in (strokes.train, strokes.held_out)
     )
-    sample = train[torch.randperm(len(train))[:20_000]]
+    sample = train[torch.randperm(len(train))[:10_000]]
     fits = [fit_mixture(sample[:, :2], components) for _ in range(3)]
     best = max(fits, key=lambda fit: fit.log_prob(train[:, :2]).mean())
     model = StrokeDistribution(best, Bernoulli(probs=train[:, 2].mean()))
@@ -251,7 +251,7 @@ def parse() -> argparse.Namespace:
     add("--limit", type=int, help="read at most so many drawings")
     add("--steps", type=int, default=900, help="training steps")
     add("--batch-size", type=int, default=32)
-    add("--hidden-size", type=int, default=256)
+    add("--hidden-size", type=int, default=200)
     add("--layers", type=int, default=1)
     add("--components", type=int, default=20)
     add("--learning-rate", type=float, default=5e-3)

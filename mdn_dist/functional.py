@@ -10,51 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MARGIN = math.pi / 2
+"""Distance from its limits at which :func:`saturate` departs from the identity."""
 
-def saturate(x: Tensor, low: float, high: float, margin: float) -> Tensor:
+
+def saturate(x: Tensor, low: float, high: float) -> Tensor:
     r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
 
-    The map is the identity on ``[low + margin, high - margin]``; beyond, the excess ``e`` is
-    replaced by :math:`e / \sqrt{1 + (e / margin)^2}`. It is increasing, twice continuously
-    differentiable, and its gradient fades as a power, so a saturated value can find its way back.
+    The map is the identity on ``[low + pi / 2, high - pi / 2]``; beyond, the excess :math:`e` is
+    replaced by :math:`\arctan e`. It is increasing and twice continuously differentiable, and its
+    slope fades only as :math:`1 / (1 + e^2)`, so a saturated value can find its way back.
 
     Args:
         x: Values, any shape.
-        low: Lower limit, approached but not passed.
-        high: Upper limit.
-        margin: Distance from the limits at which the map departs from the identity.
+        low: Lower limit.
+        high: Upper limit, at least ``low + pi``.
 
     Returns:
         A tensor shaped like `x`.
 
     Example:
-        >>> saturate(torch.tensor([-1e9, 0.5, 1e9]), -3.0, 3.0, 1.0)
+        >>> saturate(torch.tensor([-1e9, 0.5, 1e9]), -3.0, 3.0)
         tensor([-3.0000,  0.5000,  3.0000])
     """
-    inner = x.clamp(low + margin, high - margin)
-    excess = (x - inner) / margin
-    return inner + margin * excess / torch.hypot(torch.ones_like(excess), excess)
+    inner = x.clamp(low + MARGIN, high - MARGIN)
+    return inner + (x - inner).atan()
 
 
-def unsaturate(y: Tensor, low: float, high: float, margin: float) -> Tensor:
+def unsaturate(y: Tensor, low: float, high: float) -> Tensor:
     """Invert :func:`saturate`; a value at or beyond a limit becomes a large finite one.
 
     Args:
         y: Saturated values, any shape.
         low: Lower limit.
         high: Upper limit.
-        margin: As in :func:`saturate`.
 
     Returns:
         A tensor shaped like `y`.
 
     Example:
-        >>> unsaturate(saturate(torch.tensor([-2.5, 0.5]), -3.0, 3.0, 1.0), -3.0, 3.0, 1.0)
+        >>> unsaturate(saturate(torch.tensor([-2.5, 0.5]), -3.0, 3.0), -3.0, 3.0)
         tensor([-2.5000,  0.5000])
     """
-    inner = y.clamp(low + margin, high - margin)
-    excess = ((y - inner) / margin).clamp(-0.999, 0.999)
-    return inner + margin * excess * (1 - excess.square()).rsqrt()
+    inner = y.clamp(low + MARGIN, high - MARGIN)
+    return inner + (y - inner).clamp(-0.97 * MARGIN, 0.97 * MARGIN).tan()
 
 
 def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:

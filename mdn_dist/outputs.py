@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mdn_dist.functional import (
+    MARGIN,
     maps_from_scale_tril,
     saturate,
     scale_tril_from_maps,
@@ -19,17 +20,14 @@ Pen = Literal["bernoulli", "one_hot"]
 
 PEN_SIZE: dict[Pen | None, int] = {None: 0, "bernoulli": 1, "one_hot": 3}
 
-SCALE_MARGIN = 2.0  # nats of log scale
-CORRELATION_MARGIN = 1.0  # units of atanh(correlation)
-
 
 @dataclass(frozen=True)
 class Bounds:
     """Smooth limits that keep every density finite in float32.
 
-    The maps are the paper's, exactly, for scales between ``e**2`` times the floor and ``e**-2``
-    times the ceiling and for correlations up to ``tanh(atanh(max_correlation) - 1)``: with the
-    defaults, scales in [7.4e-4, 1.3e3] and correlations within 0.9993. Beyond, they bend towards
+    The maps are the paper's, exactly, for scales at least 4.82 times the floor and at most the
+    ceiling over 4.82, and for correlations up to ``tanh(atanh(max_correlation) - pi / 2)``: with
+    the defaults, scales in [4.9e-4, 2.0e3] and correlations within 0.999. Beyond, they bend towards
     the limits (:func:`mdn_dist.functional.saturate`).
 
     Args:
@@ -48,31 +46,31 @@ class Bounds:
 
     min_scale: float = 1e-4
     max_scale: float = 1e4
-    max_correlation: float = 0.9999
+    max_correlation: float = 0.99996
 
     def __post_init__(self) -> None:
-        ratio = math.exp(2 * SCALE_MARGIN)
+        ratio = math.exp(2 * MARGIN)
         if not 0 < self.min_scale * ratio < self.max_scale < math.inf:
             raise ValueError(
                 "min_scale must be positive and max_scale finite and more than "
                 f"{ratio:.1f} times as large, got {self.min_scale} and {self.max_scale}"
             )
-        least = math.tanh(CORRELATION_MARGIN)
+        least = math.tanh(MARGIN)
         if not least < self.max_correlation < 1:
             raise ValueError(
                 f"max_correlation must be between {least:.4f} and 1, got {self.max_correlation}"
             )
 
     @property
-    def log_scale(self) -> tuple[float, float, float]:
-        """Lower limit, upper limit and margin of the log standard deviations."""
-        return math.log(self.min_scale), math.log(self.max_scale), SCALE_MARGIN
+    def log_scale(self) -> tuple[float, float]:
+        """Lower and upper limit of the log standard deviations."""
+        return math.log(self.min_scale), math.log(self.max_scale)
 
     @property
-    def correlation(self) -> tuple[float, float, float]:
-        """Lower limit, upper limit and margin of the unbounded correlations."""
+    def correlation(self) -> tuple[float, float]:
+        """Lower and upper limit of the unbounded correlations."""
         limit = math.atanh(self.max_correlation)
-        return -limit, limit, CORRELATION_MARGIN
+        return -limit, limit
 
 
 class Parameters(NamedTuple):

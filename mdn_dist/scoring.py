@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.functional import component_log_density, saturate
+from mdn_dist.functional import MARGIN, component_log_density, saturate
 from mdn_dist.outputs import OutputMap
 
 CHUNK = 4096  # rows of outputs scored at once: enough for two threads, few enough for a cache
@@ -316,10 +316,10 @@ def _score_rows(
     return log_prob
 
 
-def _saturate_(x: Tensor, low: float, high: float, margin: float) -> Tensor:
+def _saturate_(x: Tensor, low: float, high: float) -> Tensor:
     """Apply :func:`mdn_dist.functional.saturate` in place; return its derivative."""
-    inner = x.clamp(low + margin, high - margin)
-    excess = x.sub_(inner).div_(margin)
-    shrink = excess.square().add_(1).rsqrt_()
-    x.mul_(shrink).mul_(margin).add_(inner)
-    return shrink.pow(3)
+    inner = x.clamp(low + MARGIN, high - MARGIN)
+    excess = x.sub_(inner)
+    slope = excess.square().add_(1).reciprocal_()
+    excess.atan_().add_(inner)
+    return slope

@@ -131,8 +131,8 @@ def test_moderate_outputs_score_the_same_with_and_without_bounds(size, pen):
 
 
 @given(
-    st.floats(math.log(1e-4) + 2, math.log(1e4) - 2),
-    st.floats(1 - math.atanh(0.9999), math.atanh(0.9999) - 1),
+    st.floats(math.log(4.9e-4), math.log(2.0e3)),
+    st.floats(-math.atanh(0.999), math.atanh(0.999)),
 )
 def test_bounds_leave_the_documented_range_exact(log_scale, r):
     outputs = torch.tensor([0, 0, 0, log_scale, 0, r], dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_outputs_of_a_parameter_beyond_its_bound_come_back_close_to_the_bound():
     outputs = output_map.outputs(Parameters(torch.zeros(0), torch.zeros(1), loc, narrow))
     assert outputs.isfinite().all()
     again = output_map.parameters(outputs).scale_tril
-    assert_close(again.diagonal(dim1=-2, dim2=-1), torch.tensor([[0.1, 10.0]]), rtol=0.01, atol=0)
+    assert_close(again.diagonal(dim1=-2, dim2=-1), torch.tensor([[0.1, 10.0]]), rtol=0.06, atol=0)
 
 
 TAIL_ANGLES = torch.linspace(0, 2 * math.pi, 9)[:-1]
@@ -288,14 +288,14 @@ ERRORS = {
     "infinite ceiling": (lambda: Bounds(max_scale=math.inf), ValueError, "max_scale finite"),
     "NaN floor": (lambda: Bounds(min_scale=math.nan), ValueError, "min_scale must be positive"),
     "no room between the scales": (
-        lambda: Bounds(1.0, 50.0),
+        lambda: Bounds(1.0, 20.0),
         ValueError,
-        "more than 54.6 times as large, got 1.0 and 50.0",
+        "more than 23.1 times as large, got 1.0 and 20.0",
     ),
     "correlation of 1": (
         lambda: Bounds(max_correlation=1.0),
         ValueError,
-        "max_correlation must be between 0.7616 and 1, got 1.0",
+        "max_correlation must be between 0.9172 and 1, got 1.0",
     ),
     "no room for a correlation": (
         lambda: Bounds(max_correlation=0.5),
