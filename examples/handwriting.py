@@ -7,6 +7,7 @@ ndjson or a Sketch-RNN npz.
     python examples/handwriting.py
     python examples/handwriting.py --data strokes_background_small1.zip --out runs/omniglot
     python examples/handwriting.py --resume
+    torchrun --nproc-per-node=2 examples/handwriting.py
     python examples/handwriting.py --load runs/handwriting/model.safetensors --bias 0 1
 
 It prints held-out scores and writes samples, a density map and the model under ``--out``.
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributions import Bernoulli
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mdn_dist import (
@@ -41,6 +45,7 @@ from mdn_dist.fitting import fit_mixture
 HELD_OUT = 0.1  # share of the drawings or, where they are known, of the writers
 LONGEST = 300  # points; longer drawings are cut into pieces
 CHECKPOINT_EVERY = 50  # steps
+RANK, PROCESSES = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
 
 
 @dataclass
@@ -68,7 +73,8 @@ def load_strokes(args: argparse.Namespace) -> Strokes:
         points = [drawing.points for drawing in drawings]
     else:
         corpus = data.read(args.data, limit=args.limit, malformed="skip")
-        print(f"Read {len(corpus)} drawings from {args.data}, skipped {len(corpus.skipped)}")
+        if RANK == 0:
+            print(f"Read {len(corpus)} drawings from {args.data}, skipped {len(corpus.skipped)}")
         drawings = list(corpus)
         points = even([drawing.points for drawing in drawings], args.spacing, generator)
     normalization = data.Normalization.fit(points, isotropic=True)
@@ -120,13 +126,13 @@ def evaluate(network: PredictionNetwork, drawings: list[Tensor]) -> tuple[float,
     return score / count, error / count
 
 
-def unconditional_score(strokes: Strokes, components: int) -> float:
+def unconditional_score(strokes: Strokes, args: argparse.Namespace) -> float:
     """Scores the best of three fitted mixtures that take no notice of the points before."""
     train, held_out = (
         torch.cat([p[1:] for p in part]) for part in (strokes.train, strokes.held_out)
     )
     sample = train[torch.randperm(len(train))[:10_000]]
-    fits = [fit_mixture(sample[:, :2], components) for _ in range(3)]
+    fits = [fit_mixture(sample[:, :2], args.components) for _ in range(3)]
     best = max(fits, key=lambda fit: fit.log_prob(train[:, :2]).mean())
     model = StrokeDistribution(best, Bernoulli(probs=train[:, 2].mean()))
     return -model.log_prob(held_out).mean().item()
@@ -137,8 +143,8 @@ def train(
 ) -> None:
     """Trains with Adam on nats a sequence, as the paper sums them, keeping checkpoints.
 
-    What a step does depends on its number and the seed alone, so a resumed run takes the same steps
-    as one that was never interrupted.
+    What a step does depends on its number and the seed alone, so a resumed run takes the steps that
+    an uninterrupted one takes, be it on another number of processes: they share out each batch.
     """
     checkpoint = args.out / "checkpoint.pt"
     optimizer = torch.optim.Adam(network.parameters())
@@ -156,31 +162,28 @@ def train(
         torch.save({**states, "step": step, "config": config}, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)  # all of it or none
 
+    model = DistributedDataParallel(network) if PROCESSES > 1 else network
     pool = batches(drawings, args.batch_size)
-    progress = tqdm(range(first, args.steps), initial=first, total=args.steps, unit="step")
-    step = first
-    try:
-        for step in progress:
-            epoch, place = divmod(step, len(pool))
-            order = torch.randperm(
-                len(pool), generator=torch.Generator().manual_seed(args.seed + epoch)
-            )
-            strokes, mask = pool[order[place]]
-            for group in optimizer.param_groups:
-                group["lr"] = args.learning_rate * schedule(step / args.steps)
-            distribution, _ = network(strokes[:, :-1])
-            nats = -distribution.log_prob(strokes[:, 1:], mask=mask[:, 1:]).sum()
-            optimizer.zero_grad()
-            (nats / len(strokes)).backward()
-            optimizer.step()
-            if step % 10 == 0:
-                progress.set_postfix_str(f"{nats.item() / mask[:, 1:].sum().item():.3f} nats/point")
-            if (step + 1) % CHECKPOINT_EVERY == 0:
-                save(step + 1)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted: --resume goes on from the last checkpoint in {checkpoint}")
-        raise
-    save(args.steps)
+    steps = range(first, args.steps)
+    for step in (progress := tqdm(steps, initial=first, total=args.steps, disable=RANK > 0)):
+        epoch, place = divmod(step, len(pool))
+        shuffle = torch.Generator().manual_seed(args.seed + epoch)
+        strokes, mask = pool[torch.randperm(len(pool), generator=shuffle)[place]]
+        whole = len(strokes)
+        if whole >= PROCESSES:
+            strokes, mask = strokes[RANK::PROCESSES], mask[RANK::PROCESSES]
+            whole /= PROCESSES  # for gradients are averaged over the processes
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * schedule(step / args.steps)
+        distribution, _ = model(strokes[:, :-1])
+        nats = -distribution.log_prob(strokes[:, 1:], mask=mask[:, 1:]).sum()
+        optimizer.zero_grad()
+        (nats / whole).backward()
+        optimizer.step()
+        if step % 10 == 0:
+            progress.set_postfix_str(f"{nats.item() / mask[:, 1:].sum().item():.3f} nats/point")
+        if RANK == 0 and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == args.steps):
+            save(step + 1)
 
 
 def schedule(share: float) -> float:
@@ -249,7 +252,7 @@ def parse() -> argparse.Namespace:
     add("--lines", type=int, default=2000, help="lines of lettering to make")
     add("--spacing", type=float, default=0.04, help="of the points of --data, in drawing extents")
     add("--limit", type=int, help="read at most so many drawings")
-    add("--steps", type=int, default=900, help="training steps")
+    add("--steps", type=int, default=1200, help="training steps")
     add("--batch-size", type=int, default=32)
     add("--hidden-size", type=int, default=200)
     add("--layers", type=int, default=1)
@@ -270,18 +273,26 @@ def main() -> None:
         return
     torch.manual_seed(args.seed)
     strokes = load_strokes(args)
-    points = sum(map(len, strokes.train))
-    print(
-        f"{len(strokes.train)} drawings, {points} points to train on; {len(strokes.held_out)} held "
-        "out. Scores are held out, in nats/point at unit scale; lower is better."
-    )
     config = {key: getattr(args, key) for key in ("hidden_size", "layers", "components")}
     network = PredictionNetwork(**config)
     network.head.initialize([p[1:] for p in strokes.train])
-    mixture_score = unconditional_score(strokes, args.components)
-    print(f"(a) best unconditional mixture  {mixture_score:8.3f}")
-    print(f"(b) network before training     {evaluate(network, strokes.held_out)[0]:8.3f}")
+    if RANK == 0:
+        points = sum(map(len, strokes.train))
+        print(
+            f"{len(strokes.train)} drawings, {points} points to train on; {len(strokes.held_out)} "
+            "held out. Scores are held out, in nats/point at unit scale; lower is better."
+        )
+        print(f"(a) best unconditional mixture  {unconditional_score(strokes, args):8.3f}")
+        print(f"(b) network before training     {evaluate(network, strokes.held_out)[0]:8.3f}")
     train(network, config, strokes.train, args)
+    if RANK == 0:
+        report(network, config, strokes, args)
+
+
+def report(
+    network: PredictionNetwork, config: dict, strokes: Strokes, args: argparse.Namespace
+) -> None:
+    """Scores the trained network and writes it, with pictures of what it does."""
     score, error = evaluate(network, strokes.held_out)
     print(f"(c) network after training      {score:8.3f}")
     print(f"(d) squared error of the mean   {error:8.3f} a point, in squared unit scales")
@@ -296,4 +307,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if PROCESSES > 1:
+        torch.distributed.init_process_group()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: --resume goes on from the last checkpoint")
+    finally:
+        if PROCESSES > 1:
+            torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """A mixture density layer whose output is one distribution object, for PyTorch and Pyro."""
 
+from mdn_dist import data, plotting
 from mdn_dist.head import MixtureDensityHead
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.networks import PredictionNetwork
@@ -13,5 +14,7 @@ __all__ = [
     "MixtureDensityHead",
     "PredictionNetwork",
     "StrokeDistribution",
+    "data",
     "generate",
+    "plotting",
 ]
