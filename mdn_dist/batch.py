@@ -1,22 +1,25 @@
 """What the distributions share: their batch dimensions, scoring under a mask, validation."""
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import MaskedDistribution, TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
     """A Pyro distribution over points whose batch can be indexed, expanded and masked.
 
-    A subclass says how its parameters are mapped (`_map`), how a point is scored (`_score`) and
-    which points count as valid (`_check`).
+    A subclass says how its parameters are mapped (`_map`), how a point is scored (`_score`), which
+    points count as valid (`_check`), and what it is made of (`_parts`, `_static`).
     """
 
     _validate_args: bool
+    _parts: ClassVar[tuple[str, ...]]  # attributes that hold the parameters
+    _static: ClassVar[tuple[str, ...]]  # attributes that hold the rest, if they are set
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
         """Return a copy whose parameters are ``function(parameter, its event dimensions)``."""
@@ -114,9 +117,52 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         index = index if isinstance(index, tuple) else (index,)
         return self._map(lambda p, n: p[(*index, *[slice(None)] * n)])
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Return the distribution on another device, or in another precision.
+
+        Args:
+            *args: What ``torch.Tensor.to`` takes: a device, a dtype, a tensor to be like.
+            **kwargs: Likewise, as ``non_blocking=True``.
+
+        Returns:
+            A new distribution; half precision is widened to float32.
+        """
+        return self._map(lambda p, _: p.to(*args, **kwargs))
+
+    def detach(self) -> Self:
+        """Return the distribution cut off from the gradient of its parameters.
+
+        Returns:
+            A new distribution that shares their memory.
+        """
+        return self._map(lambda p, _: p.detach())
+
+    def _take_apart(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the parameters, and by name what is static beside them."""
+        held = vars(self)
+        static = {name: held[name] for name in self._static if name in held}
+        return [held[name] for name in self._parts], static
+
+    @classmethod
+    def _put_together(cls, parts: Iterable[Any], static: dict[str, Any]) -> Self:
+        """Invert `_take_apart`; `parts` may be anything, since torch passes placeholders too."""
+        new = cls.__new__(cls)
+        for name, value in static.items():
+            setattr(new, name, value)
+        for name, part in zip(cls._parts, parts, strict=True):
+            setattr(new, name, widen(part) if isinstance(part, Tensor) else part)
+        new._batch_shape = new._shape_of_batch()
+        return new
+
+    def _shape_of_batch(self) -> Size:
+        """Return the batch shape that the parameters have, empty for placeholders."""
+        raise NotImplementedError
+
     @property
     def _validates(self) -> bool:
-        return self._validate_args and not torch.compiler.is_compiling()
+        # A check reads values, which neither a tracer nor a functional transform has.
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return self._validate_args and not traced
 
     def _check_shape(self, value: Tensor) -> None:
         if value.shape[-1:] != self.event_shape:
@@ -137,6 +183,28 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
 
     def _describe(self) -> str:
         raise NotImplementedError
+
+
+def register_container(kind: type[BatchDistribution]) -> None:
+    """Make a final class of distributions a container of its parameters, a pytree node of torch's.
+
+    Functional transforms, ``torch.export``, DDP and FSDP look into containers for tensors.
+
+    Args:
+        kind: The class.
+    """
+
+    def keys(distribution: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
+        parts, static = distribution._take_apart()
+        return list(zip(map(GetAttrKey, kind._parts), parts, strict=True)), static
+
+    register_pytree_node(
+        kind,
+        kind._take_apart,
+        kind._put_together,
+        serialized_type_name=f"{kind.__module__}.{kind.__name__}",
+        flatten_with_keys_fn=keys,
+    )
 
 
 class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
@@ -178,6 +246,19 @@ class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
         return TorchDistribution.score_parts(self, value)
 
 
+def widen(parameter: Tensor) -> Tensor:
+    """Return `parameter`, half precision widened to float32.
+
+    Args:
+        parameter: Any tensor.
+
+    Returns:
+        A tensor of the same shape, the same one unless it is a small floating-point one.
+    """
+    half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
+    return parameter.float() if half else parameter
+
+
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
     """Raise ValueError, saying where, unless all of `valid` is True.
 
@@ -190,7 +271,7 @@ def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
     Raises:
         ValueError: If an element is not valid.
     """
-    if valid.all():
+    if valid.is_meta or valid.all():
         return
     wrong = (~valid).nonzero()
     where = tuple(wrong[0].tolist())

@@ -82,6 +82,44 @@ class MixtureDensityHead(nn.Module):
         Raises:
             ValueError: If the last dimension is not ``in_features``.
         """
+        outputs = self._outputs(features)
+        if self.clip_gradient is not None:
+            outputs = clip_gradient(outputs, self.clip_gradient)
+        return self._distribution(outputs)
+
+    @torch.no_grad()
+    def at_floor(self, features: Tensor | PackedSequence) -> Tensor:
+        """Count the components that the floor of the scales keeps from collapsing.
+
+        A component counts when its output asks for a standard deviation, in any coordinate, below
+        ``bounds.min_scale``; the bounds answer with one slightly above. Many such components over
+        many points say that the data repeat a value, or lie on a grid, more finely than the floor:
+        the likelihood rewards ever smaller scales, and noise of about a grid's step, or a larger
+        floor, gives it an end.
+
+        Args:
+            features: As for :meth:`forward`.
+
+        Returns:
+            Counts from 0 to ``K``, shape ``(*)``, of type int64; 0 without bounds.
+
+        Raises:
+            ValueError: If the last dimension is not ``in_features``.
+
+        Example:
+            >>> head = MixtureDensityHead(in_features=8, components=5)
+            >>> head.at_floor(torch.zeros(4, 7, 8)).sum()
+            tensor(0)
+        """
+        output_map = self.output_map
+        least = 0.0 if output_map.bounds is None else output_map.bounds.min_scale
+        log_scale = self._outputs(features).split(output_map.sizes, -1)[3]
+        below = log_scale.unflatten(-1, (-1, output_map.components)).exp() < least  # (*, D, K)
+        count: Tensor = below.any(-2).sum(-1)
+        return count
+
+    def _outputs(self, features: Tensor | PackedSequence) -> Tensor:
+        """Return the raw outputs that `features` give, or raise ValueError."""
         if isinstance(features, PackedSequence):
             features = features.data
         if features.shape[-1:] != (self.linear.in_features,):
@@ -89,10 +127,8 @@ class MixtureDensityHead(nn.Module):
                 f"features must end in {self.linear.in_features} values, "
                 f"got shape {tuple(features.shape)}"
             )
-        outputs = self.linear(features)
-        if self.clip_gradient is not None:
-            outputs = clip_gradient(outputs, self.clip_gradient)
-        return self._distribution(outputs)
+        outputs: Tensor = self.linear(features)
+        return outputs
 
     def _distribution(self, outputs: Tensor) -> StrokeDistribution | GaussianMixture:
         output_map = self.output_map

@@ -10,7 +10,7 @@ from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNorma
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from mdn_dist.batch import BatchDistribution, check_all
+from mdn_dist.batch import BatchDistribution, check_all, register_container, widen
 from mdn_dist.draws import draw_offset
 from mdn_dist.functional import component_log_density
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
@@ -24,7 +24,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
     .. math:: p(x) = \sum_k \pi_k N(x; \mu_k, L_k L_k^T)
 
     It is torch's ``MixtureSameFamily`` of ``MultivariateNormal``, and Pyro's, scored in log space
-    and sampled by drawing one component. Batch dimensions broadcast.
+    and sampled by drawing one component. Batch dimensions broadcast; half precision is widened to
+    float32.
 
     Args:
         logits: Unnormalised log weights, shape ``(*, K)``; ``-inf`` leaves a component out.
@@ -60,6 +61,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
     support = constraints.real_vector
     has_rsample = False
 
+    _parts = ("logits", "loc", "scale_tril")
+    _static = ("_num_component", "_event_ndims", "_event_shape", "_validate_args")
+
     def __init__(
         self,
         logits: Tensor,
@@ -69,9 +73,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
     ) -> None:
         shape = _component_shape(logits, loc, scale_tril)
         size = loc.shape[-1:]
-        self.logits = logits.expand(shape)
-        self.loc = loc.expand(shape + size)
-        self.scale_tril = scale_tril.expand(shape + size + size)
+        self.logits = _expanded(logits, shape)
+        self.loc = _expanded(loc, shape + size)
+        self.scale_tril = _expanded(scale_tril, shape + size + size)
         self._num_component = shape[-1]
         self._event_ndims = 1
         Distribution.__init__(self, shape[:-1], size, validate_args=False)
@@ -118,7 +122,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         """
         output_map = OutputMap(components, event_size, None, bounds)
         _, logits, loc, scale_tril = output_map.parameters(output_map.accept(outputs))
-        return cls(logits, loc, scale_tril, validate_args=validate_args)
+        return cls(logits, _unviewed(loc), _unviewed(scale_tril), validate_args=validate_args)
 
     @property
     def mixture_distribution(self) -> Categorical:
@@ -158,7 +162,6 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
             self._check(value)
         return self._component_log_density(value).softmax(-1)
 
-    @torch.no_grad()
     def sample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
@@ -176,7 +179,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
             >>> d.sample((5,)).shape
             torch.Size([5, 2])
         """
-        return draw_offset(self.logits, self.loc, self.scale_tril, Size(sample_shape), generator)
+        shape = Size(sample_shape)
+        with torch.no_grad():  # torch.compile would not trace a decorator
+            return draw_offset(self.logits, self.loc, self.scale_tril, shape, generator)
 
     @property
     def mean(self) -> Tensor:
@@ -193,7 +198,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         """Covariance, shape ``(*, D, D)``: within the components and between their means."""
         spread = self.loc - self.mean.unsqueeze(-2)  # (*, K, D)
         between = spread.unsqueeze(-1) * spread.unsqueeze(-2)  # (*, K, D, D)
-        within = self.scale_tril @ self.scale_tril.mT
+        # no matrix product: autocast would run it in half precision
+        columns = self.scale_tril.unbind(-1)
+        within = torch.stack([c.unsqueeze(-1) * c.unsqueeze(-2) for c in columns]).sum(0)
         return (self._weights[..., None, None] * (within + between)).sum(-3)
 
     def biased(self, bias: float) -> Self:
@@ -266,6 +273,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
             function(self.logits, 1), function(self.loc, 2), function(self.scale_tril, 3)
         )
 
+    def _shape_of_batch(self) -> Size:
+        return getattr(self.logits, "shape", Size())[:-1]
+
     def _check(self, value: Tensor) -> None:
         check_all("value", value.isfinite(), "finite", value)
 
@@ -285,6 +295,24 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
     def _describe(self) -> str:
         dtype = str(self.loc.dtype).removeprefix("torch.")
         return f"components={self._num_component}, event_size={self.event_shape[0]}, dtype={dtype}"
+
+
+register_container(GaussianMixture)
+
+
+def _expanded(parameter: Tensor, shape: Size) -> Tensor:
+    """Return `parameter`, widened, in `shape`; itself where nothing is to be done."""
+    parameter = widen(parameter)
+    return parameter if parameter.shape == shape else parameter.expand(shape)
+
+
+def _unviewed(parameter: Tensor) -> Tensor:
+    """Return a tensor in the same memory that autograd does not count as a view.
+
+    FSDP warns of views in a module's output, for fear that they are changed in place.
+    """
+    alone: Tensor = torch.ops.aten._unsafe_view(parameter, parameter.shape)
+    return alone
 
 
 def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions import Bernoulli, OneHotCategorical, TorchDistribution
@@ -10,9 +10,10 @@ from torch import Size, Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
-from torch.distributions.utils import lazy_property
+from torch.distributions.utils import lazy_property, probs_to_logits
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.batch import BatchDistribution, check_all
+from mdn_dist.batch import BatchDistribution, check_all, register_container, widen
 from mdn_dist.draws import draw_points, draw_state
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
@@ -82,7 +83,14 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     has_rsample = False
 
     offset: GaussianMixture
-    pen: Bernoulli | OneHotCategorical
+
+    _parts: ClassVar[tuple[str, ...]] = ("offset", "_pen_parameter")
+    _static: ClassVar[tuple[str, ...]] = (
+        "_pen_class",
+        "_pen_argument",
+        "_event_shape",
+        "_validate_args",
+    )
 
     def __init__(
         self,
@@ -96,6 +104,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             raise TypeError(
                 f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
             )
+        if pen.event_shape == (1,):
+            raise ValueError("pen must have two states or more, got one")
         try:
             shape = torch.broadcast_shapes(offset.batch_shape, pen.batch_shape)
         except RuntimeError as error:
@@ -104,12 +114,20 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
                 f"got {tuple(offset.batch_shape)} and {tuple(pen.batch_shape)}"
             ) from error
         self.offset = offset.expand(shape)
-        self.pen = pen.expand(shape)  # type: ignore[no-untyped-call]
+        self._pen_class = type(pen)
         # torch caches the other of the two when it is asked for, rounded: keep to the given one.
-        self._pen_parameter = "probs" if pen._param is vars(pen).get("probs") else "logits"
+        inner = vars(pen).get("_categorical", pen)
+        self._pen_argument = "probs" if pen._param is vars(inner).get("probs") else "logits"
+        self._pen_parameter = widen(pen._param).expand(shape + pen.event_shape)
         size = offset.event_shape[0] + (pen.event_shape or Size([1]))[0]
         super().__init__(shape, Size([size]), validate_args=validate_args)
-        self.pen._validate_args = self._validate_args
+
+    @lazy_property
+    def pen(self) -> Bernoulli | OneHotCategorical:
+        """The distribution of the pen."""
+        pen = self._pen_class(**{self._pen_argument: self._pen_parameter}, validate_args=False)
+        pen._validate_args = self._validate_args
+        return pen
 
     @staticmethod
     def from_outputs(
@@ -159,7 +177,6 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         """Finite coordinates, then a value of the pen."""
         return StrokePoint(self._event_size, self.pen.support)
 
-    @torch.no_grad()
     def sample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
@@ -179,9 +196,9 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             torch.Size([5, 3])
         """
         offset = self.offset.sample(sample_shape, generator)
-        logits = self.pen.logits if self.pen.event_shape else self.pen.logits.unsqueeze(-1)
-        logits = logits.expand(*offset.shape[:-1], -1)
-        return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
+        with torch.no_grad():
+            logits = self._pen_logits.expand(*offset.shape[:-1], -1)
+            return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
 
     @property
     def mean(self) -> Tensor:
@@ -212,7 +229,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> StrokeDistribution.from_outputs(torch.zeros(121)).biased(1.0).variance[0]
             tensor(0.1353)
         """
-        return self._like(self.offset.biased(bias), self.pen)
+        return self._with_parts(self.offset.biased(bias), self._pen_parameter, self._pen_argument)
 
     def tempered(self, temperature: float) -> "StrokeDistribution":
         """Return the distribution at a temperature: logits over it, covariances times it.
@@ -233,46 +250,65 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> StrokeDistribution.from_outputs(torch.zeros(121)).tempered(0.5).variance
             tensor([0.5000, 0.5000, 0.2500])
         """
-        offset = self.offset.tempered(temperature)
-        pen = type(self.pen)(logits=self.pen.logits / temperature, validate_args=False)
-        return self._like(offset, pen)
+        offset, logits = self.offset.tempered(temperature), self._pen_logits / temperature
+        return self._with_parts(offset, logits if self._pen_size > 1 else logits.squeeze(-1))
 
     @property
     def _event_size(self) -> int:
         return int(self.offset.event_shape[0])
 
-    def _like(self, offset: GaussianMixture, pen: Any) -> "StrokeDistribution":
-        return StrokeDistribution(offset, pen, validate_args=self._validate_args)
+    @property
+    def _pen_size(self) -> int:
+        return int(self.event_shape[0]) - self._event_size
+
+    @property
+    def _pen_logits(self) -> Tensor:
+        """Logits of the pen, shape ``(*, 1)`` of a flag, ``(*, states)`` of a state."""
+        parameter, binary = self._pen_parameter, self._pen_size == 1
+        if self._pen_argument == "probs":
+            parameter = probs_to_logits(parameter, is_binary=binary)
+        return parameter.unsqueeze(-1) if binary else parameter
+
+    def _with_parts(
+        self, offset: GaussianMixture, pen_parameter: Tensor, pen_argument: str = "logits"
+    ) -> "StrokeDistribution":
+        static = {**self._take_apart()[1], "_pen_argument": pen_argument}
+        return self._put_together([offset, pen_parameter], static)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "StrokeDistribution":
-        offset = self.offset._map(function)
-        name = self._pen_parameter
-        parameter = function(getattr(self.pen, name), len(self.pen.event_shape))
-        return self._like(offset, type(self.pen)(**{name: parameter}, validate_args=False))
+        parameter = function(self._pen_parameter, int(self._pen_size > 1))
+        return self._with_parts(self.offset._map(function), parameter, self._pen_argument)
+
+    def _shape_of_batch(self) -> Size:
+        return getattr(self.offset, "batch_shape", Size())
 
     def _score(self, value: Tensor) -> Tensor:
-        offset, pen = value.tensor_split([self._event_size], -1)
-        pen = pen if self.pen.event_shape else pen.squeeze(-1)
-        pen_score: Tensor = self.pen.log_prob(pen)
-        return self.offset._score(offset) + pen_score
+        # not by the pen itself: torch's classes check values even while compiling
+        offset, state = value.tensor_split([self._event_size], -1)
+        logits, state = torch.broadcast_tensors(self._pen_logits, state)
+        if self._pen_size == 1:
+            pen_score = -binary_cross_entropy_with_logits(logits, state, reduction="none")
+        else:  # a state that is out of the question has logit -inf
+            pen_score = torch.where(state == 0, 0.0, state * logits.log_softmax(-1))
+        return self.offset._score(offset) + pen_score.sum(-1)
 
     def _check(self, value: Tensor) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
         check_all("offset in value", offset.isfinite(), "finite", offset)
-        if self.pen.event_shape:
+        if self._pen_size > 1:
             state = (pen == 1).sum(-1, keepdim=True) == 1
             check_all("pen in value", ((pen == 0) | (pen == 1)) & state, "one-hot", pen)
         else:
             check_all("pen in value", (pen == 0) | (pen == 1), "0 or 1", pen)
 
     def _join(self, offset: Tensor, pen: Tensor) -> Tensor:
-        return torch.cat([offset, pen if self.pen.event_shape else pen.unsqueeze(-1)], -1)
+        return torch.cat([offset, pen if self._pen_size > 1 else pen.unsqueeze(-1)], -1)
 
     def _neutral_point(self, like: Tensor) -> Tensor:
         return (torch.arange(self.event_shape[0], device=like.device) == self._event_size).to(like)
 
     def _describe(self) -> str:
-        pen = "bernoulli" if not self.pen.event_shape else "one_hot"
+        pen = "bernoulli" if self._pen_size == 1 else "one_hot"
         return f"{self.offset._describe()}, pen={pen}"
 
 
@@ -297,6 +333,9 @@ class OutputStrokeDistribution(StrokeDistribution):
     outputs: Tensor
     output_map: OutputMap
 
+    _parts = ("outputs",)
+    _static = ("output_map", "_event_shape", "_validate_args")
+
     def __init__(
         self, outputs: Tensor, output_map: OutputMap, validate_args: bool | None = None
     ) -> None:
@@ -319,8 +358,8 @@ class OutputStrokeDistribution(StrokeDistribution):
         """The distribution of the pen."""
         logits = self.output_map.pen_logits(self.outputs)
         if self.output_map.pen == "bernoulli":
-            return Bernoulli(logits=logits.squeeze(-1), validate_args=self._validate_args)
-        return OneHotCategorical(logits=logits, validate_args=self._validate_args)
+            return Bernoulli(logits=logits.squeeze(-1), validate_args=self._validates)
+        return OneHotCategorical(logits=logits, validate_args=self._validates)
 
     def biased(self, bias: float) -> "OutputStrokeDistribution":
         """See :meth:`StrokeDistribution.biased`."""
@@ -334,18 +373,25 @@ class OutputStrokeDistribution(StrokeDistribution):
     def _event_size(self) -> int:
         return self.output_map.event_size
 
+    @property
+    def _pen_logits(self) -> Tensor:
+        return self.output_map.pen_logits(self.outputs)
+
     def _with(self, outputs: Tensor, output_map: OutputMap) -> "OutputStrokeDistribution":
         new = OutputStrokeDistribution(outputs, output_map, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    @torch.no_grad()
     def sample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
         """See :meth:`StrokeDistribution.sample`."""
         outputs = self.outputs.expand(*sample_shape, *self.outputs.shape)
-        return draw_points(outputs, self.output_map, generator)
+        with torch.no_grad():
+            return draw_points(outputs, self.output_map, generator)
+
+    def _shape_of_batch(self) -> Size:
+        return getattr(self.outputs, "shape", Size())[:-1]
 
     def _score(self, value: Tensor) -> Tensor:
         if self._event_size == 2:
@@ -354,3 +400,7 @@ class OutputStrokeDistribution(StrokeDistribution):
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)
+
+
+register_container(StrokeDistribution)
+register_container(OutputStrokeDistribution)
