@@ -170,10 +170,15 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
 
 
 class _ClipGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        ctx.limit = limit
+    def forward(x: Tensor, limit: float) -> Tensor:  # noqa: ARG004
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004
+        ctx.limit = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
