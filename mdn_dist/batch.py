@@ -259,6 +259,21 @@ def widen(parameter: Tensor) -> Tensor:
     return parameter.float() if half else parameter
 
 
+def unviewed(tensor: Tensor) -> Tensor:
+    """Return a tensor in the same memory that autograd does not count as a view.
+
+    FSDP warns of views in a module's output, for fear that they are changed in place.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        A tensor of the same shape, which must not be changed in place.
+    """
+    alone: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+    return alone
+
+
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
     """Raise ValueError, saying where, unless all of `valid` is True.
 

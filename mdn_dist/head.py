@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist.batch import check_all
+from mdn_dist.batch import check_all, unviewed
 from mdn_dist.fitting import fit_mixture
 from mdn_dist.functional import clip_gradient
 from mdn_dist.mixture import GaussianMixture
@@ -140,7 +140,7 @@ class MixtureDensityHead(nn.Module):
                 bounds=output_map.bounds,
                 validate_args=self.validate_args,
             )
-        return OutputStrokeDistribution(outputs, output_map, self.validate_args)
+        return OutputStrokeDistribution(unviewed(outputs), output_map, self.validate_args)
 
     @torch.no_grad()
     def initialize(

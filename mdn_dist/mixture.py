@@ -10,7 +10,7 @@ from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNorma
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from mdn_dist.batch import BatchDistribution, check_all, register_container, widen
+from mdn_dist.batch import BatchDistribution, check_all, register_container, unviewed, widen
 from mdn_dist.draws import draw_offset
 from mdn_dist.functional import component_log_density
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
@@ -122,7 +122,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         """
         output_map = OutputMap(components, event_size, None, bounds)
         _, logits, loc, scale_tril = output_map.parameters(output_map.accept(outputs))
-        return cls(logits, _unviewed(loc), _unviewed(scale_tril), validate_args=validate_args)
+        return cls(logits, unviewed(loc), unviewed(scale_tril), validate_args=validate_args)
 
     @property
     def mixture_distribution(self) -> Categorical:
@@ -304,15 +304,6 @@ def _expanded(parameter: Tensor, shape: Size) -> Tensor:
     """Return `parameter`, widened, in `shape`; itself where nothing is to be done."""
     parameter = widen(parameter)
     return parameter if parameter.shape == shape else parameter.expand(shape)
-
-
-def _unviewed(parameter: Tensor) -> Tensor:
-    """Return a tensor in the same memory that autograd does not count as a view.
-
-    FSDP warns of views in a module's output, for fear that they are changed in place.
-    """
-    alone: Tensor = torch.ops.aten._unsafe_view(parameter, parameter.shape)
-    return alone
 
 
 def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdn_dist.batch import unviewed
 from mdn_dist.functional import clip_gradient
 from mdn_dist.head import MixtureDensityHead
 from mdn_dist.outputs import Bounds, Pen
@@ -70,14 +71,14 @@ class ClippedLSTM(nn.LSTM):
         hidden, cell = state
         if self.clip is None or not torch.is_grad_enabled():
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
-            return output, (hidden[0], cell[0])
+            return unviewed(output), (unviewed(hidden[0]), unviewed(cell[0]))
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         steps = []
         for point in inputs.unbind(1):
             hidden, cell = torch.lstm_cell(point, (hidden, cell), *weights)
             hidden = clip_gradient(hidden, self.clip)
             steps.append(hidden)
-        return torch.stack(steps, 1), (hidden, cell)
+        return torch.stack(steps, 1), (unviewed(hidden), cell)
 
 
 class PredictionNetwork(nn.Module):
@@ -194,7 +195,9 @@ class PredictionNetwork(nn.Module):
             Zeros, ``(B, H)`` for the hidden and for the cell values of each layer.
         """
         weight = self.head.linear.weight
-        zeros = weight.new_zeros(batch_size, weight.shape[-1] // len(self.layers))
+        shape = batch_size, weight.shape[-1] // len(self.layers)
+        # not weight.new_zeros: FSDP's weights are distributed, the state is not
+        zeros = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         return ((zeros, zeros),) * len(self.layers)
 
     def step(self, point: Tensor, state: State) -> tuple[StrokeDistribution, State]:
