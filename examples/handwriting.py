@@ -218,11 +218,11 @@ def write_samples(
     real: list[Tensor],
     args: argparse.Namespace,
 ) -> None:
-    """Draws samples at every bias, below real drawings where there are any, to one page."""
+    """Draws samples at every bias, below held-out drawings where there are any, to one page."""
     wide = points > 100  # lines of text, not single letters
     each = 2 if wide else 8
     drawings = [normalization.denormalize(p) for p in real[:: max(1, len(real) // each)][:each]]
-    titles = ["real"] * len(drawings)
+    titles = ["held out"] * len(drawings)
     generator = torch.Generator().manual_seed(args.seed)
     for bias in args.bias:
         drawn = generate(network, points, batch_size=each, bias=bias, generator=generator)

@@ -7,7 +7,7 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import one_hot
 
-from mdn_dist.functional import saturate
+from mdn_dist.functional import saturate_
 from mdn_dist.outputs import OutputMap
 
 
@@ -55,7 +55,7 @@ def draw_state(logits: Tensor, generator: torch.Generator | None = None) -> Tens
         uniform = torch.rand(
             logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
         )
-        return (uniform < logits.sigmoid()).to(logits.dtype)
+        return uniform.lt_(logits.sigmoid())
     return one_hot(draw_index(logits, generator).squeeze(-1), logits.shape[-1]).to(logits)
 
 
@@ -113,30 +113,32 @@ def draw_points(
         torch.Size([4, 7, 3])
     """
     components, size = output_map.components, output_map.event_size
-    pairs = size * (size - 1) // 2
     pen, weights, *_ = output_map.sizes
-    index = draw_index(outputs[..., pen : pen + weights] * output_map.logit_factor, generator)
-    blocks = outputs[..., pen + weights :].unflatten(-1, (-1, components))  # (*, blocks, K)
+    logits = outputs[..., pen : pen + weights]
+    if output_map.logit_factor != 1:
+        logits = logits * output_map.logit_factor
+    index = draw_index(logits, generator)
+    blocks = outputs[..., pen + weights :].view(*outputs.shape[:-1], -1, components)
     index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
     drawn = blocks.gather(-1, index).squeeze(-1)
-    loc, log_scale, correlation = drawn.split([size, size, pairs], -1)
+    loc, log_scale = drawn[..., :size], drawn[..., size : 2 * size]
+    correlation = drawn[..., 2 * size :]
     if output_map.bounds is not None:
-        log_scale = saturate(log_scale, *output_map.bounds.log_scale)
-        correlation = saturate(correlation, *output_map.bounds.correlation)
+        saturate_(log_scale, *output_map.bounds.log_scale)
+        saturate_(correlation, *output_map.bounds.correlation)
     noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
-    noise = _correlate(noise, correlation.sinh())
-    offset: Tensor = loc.addcmul((log_scale + output_map.log_scale_shift).exp(), noise)
+    if output_map.log_scale_shift:
+        log_scale += output_map.log_scale_shift
+    offset = loc.addcmul_(log_scale.exp_(), _correlate_(noise, correlation.sinh_()))
     if not pen:
         return offset
     return torch.cat([offset, draw_state(output_map.pen_logits(outputs), generator)], -1)
 
 
-def _correlate(noise: Tensor, slope: Tensor) -> Tensor:
+def _correlate_(noise: Tensor, slope: Tensor) -> Tensor:
     """Multiply white noise ``(*, D)`` by the rows of :func:`scale_tril_from_maps` at unit scale."""
-    rows, start = [noise[..., :1]], 0
-    for i in range(1, noise.shape[-1]):
-        row = slope[..., start : start + i]
-        start += i
-        along = (row * noise[..., :i]).sum(-1, keepdim=True).add_(noise[..., i : i + 1])
-        rows.append(along.mul_(row.square().sum(-1, keepdim=True).add_(1).rsqrt_()))
-    return torch.cat(rows, -1)
+    for i in range(noise.shape[-1] - 1, 0, -1):  # backwards, since row i needs the noise before it
+        row = slope[..., i * (i - 1) // 2 : i * (i + 1) // 2]
+        along = torch.linalg.vecdot(row, noise[..., :i])
+        noise[..., i].add_(along).mul_(torch.linalg.vecdot(row, row).add_(1).rsqrt_())
+    return noise

@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MARGIN = math.pi / 2
+MARGIN = 1.0
 """Distance from its limits at which :func:`saturate` departs from the identity."""
 
 
 def saturate(x: Tensor, low: float, high: float) -> Tensor:
     r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
 
-    The map is the identity on ``[low + pi / 2, high - pi / 2]``; beyond, the excess :math:`e` is
-    replaced by :math:`\arctan e`. It is increasing and twice continuously differentiable, and its
-    slope fades only as :math:`1 / (1 + e^2)`, so a saturated value can find its way back.
+    The map is the identity on ``[low + 1, high - 1]``; beyond, the excess :math:`e` is replaced by
+    :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable, increasing (as far as
+    :math:`e^2` can be represented), and its
+    slope fades as a power of the excess, so a saturated value can find its way back.
 
     Args:
         x: Values, any shape.
         low: Lower limit.
-        high: Upper limit, at least ``low + pi``.
+        high: Upper limit, at least ``low + 2``.
 
     Returns:
         A tensor shaped like `x`.
@@ -34,11 +35,39 @@ def saturate(x: Tensor, low: float, high: float) -> Tensor:
         tensor([-3.0000,  0.5000,  3.0000])
     """
     inner = x.clamp(low + MARGIN, high - MARGIN)
-    return inner + (x - inner).atan()
+    excess = x - inner
+    return inner + excess * (1 + excess.square()).rsqrt()
+
+
+def saturate_(x: Tensor, low: float, high: float) -> Tensor | None:
+    """Apply :func:`saturate` in place.
+
+    Args:
+        x: Values, any shape; overwritten.
+        low: Lower limit.
+        high: Upper limit, at least ``low + 2``.
+
+    Returns:
+        The map's slope, shaped like `x`; None where it is 1 throughout.
+
+    Example:
+        >>> x = torch.tensor([0.5, 1e9])
+        >>> slope = saturate_(x, -3.0, 3.0)
+        >>> x
+        tensor([0.5000, 3.0000])
+    """
+    inner = x.clamp(low + MARGIN, high - MARGIN)
+    # To look is cheap, but on a device it would mean to wait, and a compiler cannot.
+    if x.is_cpu and not torch.compiler.is_compiling() and torch.equal(x, inner):
+        return None
+    excess = x.sub_(inner)
+    shrink = excess.square().add_(1).rsqrt_()
+    excess.mul_(shrink).add_(inner)
+    return shrink.pow_(3)
 
 
 def unsaturate(y: Tensor, low: float, high: float) -> Tensor:
-    """Invert :func:`saturate`; a value at or beyond a limit becomes a large finite one.
+    """Invert :func:`saturate`; a value at or beyond a limit becomes a moderate one on its side.
 
     Args:
         y: Saturated values, any shape.
@@ -53,7 +82,8 @@ def unsaturate(y: Tensor, low: float, high: float) -> Tensor:
         tensor([-2.5000,  0.5000])
     """
     inner = y.clamp(low + MARGIN, high - MARGIN)
-    return inner + (y - inner).clamp(-0.97 * MARGIN, 0.97 * MARGIN).tan()
+    excess = (y - inner).clamp(-0.995, 0.995)
+    return inner + excess * (1 - excess.square()).rsqrt()
 
 
 def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
@@ -85,10 +115,13 @@ def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
     zero = torch.zeros_like(scale[..., 0, :])
     planes, start = [], 0
     for i in range(size):
-        row = slope[..., start : start + i, :]  # (*, i, K)
-        start += i
-        last = scale[..., i, :] * (1 + row.square().sum(-2)).rsqrt()  # (*, K), on the diagonal
-        planes += [*(row * last.unsqueeze(-2)).unbind(-2), last, *[zero] * (size - i - 1)]
+        last = scale[..., i, :]  # (*, K), on the diagonal
+        if i:  # a saved program cannot hold an empty row
+            row = slope[..., start : start + i, :]  # (*, i, K)
+            start += i
+            last = last * (1 + row.square().sum(-2)).rsqrt()
+            planes += (row * last.unsqueeze(-2)).unbind(-2)
+        planes += [last, *[zero] * (size - i - 1)]
     square: Tensor = torch.stack(planes, -2).unflatten(-2, (size, size))  # (*, D, D, K)
     return square.movedim(-1, -3)
 

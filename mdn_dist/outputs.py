@@ -25,9 +25,9 @@ PEN_SIZE: dict[Pen | None, int] = {None: 0, "bernoulli": 1, "one_hot": 3}
 class Bounds:
     """Smooth limits that keep every density finite in float32.
 
-    The maps are the paper's, exactly, for scales at least 4.82 times the floor and at most the
-    ceiling over 4.82, and for correlations up to ``tanh(atanh(max_correlation) - pi / 2)``: with
-    the defaults, scales in [4.9e-4, 2.0e3] and correlations within 0.999. Beyond, they bend towards
+    The maps are the paper's, exactly, for scales at least ``e`` times the floor and at most the
+    ceiling over ``e``, and for correlations up to ``tanh(atanh(max_correlation) - 1)``: with the
+    defaults, scales in [2.8e-4, 3.6e3] and correlations within 0.9992. Beyond, they bend towards
     the limits (:func:`mdn_dist.functional.saturate`).
 
     Args:
@@ -46,7 +46,7 @@ class Bounds:
 
     min_scale: float = 1e-4
     max_scale: float = 1e4
-    max_correlation: float = 0.99996
+    max_correlation: float = 0.9999
 
     def __post_init__(self) -> None:
         ratio = math.exp(2 * MARGIN)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.functional import MARGIN, component_log_density, saturate
+from mdn_dist.functional import component_log_density, saturate, saturate_
 from mdn_dist.outputs import OutputMap
 
-CHUNK = 4096  # rows of outputs scored at once: enough for two threads, few enough for a cache
+CHUNK = 6400  # rows of outputs scored at once: enough for two threads, few enough for a cache
 SMALL = 8  # coordinates up to which substitution by columns beats a batched triangular solver
 
 
@@ -232,10 +232,14 @@ class _StrokeLogProb(torch.autograd.Function):
     def forward(ctx: Any, outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
         log_prob = outputs.new_empty(len(outputs))
         gradient = torch.empty_like(outputs) if any(ctx.needs_input_grad) else None
+        work = outputs.new_empty(5, min(CHUNK, len(outputs)), output_map.components)
         for start in range(0, len(outputs), CHUNK):
             rows = slice(start, start + CHUNK)
             rows_gradient = None if gradient is None else gradient[rows]
-            log_prob[rows] = _score_rows(outputs[rows], value[rows], output_map, rows_gradient)
+            planes = work[:, : len(outputs[rows])]
+            log_prob[rows] = _score_rows(
+                outputs[rows], value[rows], output_map, planes, rows_gradient
+            )
         ctx.output_map = output_map
         ctx.save_for_backward(outputs, value, gradient)
         return log_prob
@@ -262,27 +266,34 @@ class _StrokeLogProb(torch.autograd.Function):
 
 
 def _score_rows(
-    outputs: Tensor, value: Tensor, output_map: OutputMap, gradient: Tensor | None
+    outputs: Tensor,
+    value: Tensor,
+    output_map: OutputMap,
+    planes: Tensor,
+    gradient: Tensor | None,
 ) -> Tensor:
     """Return the log density ``(n)`` of a few rows, and write its gradient where one is wanted.
 
-    Works in place on contiguous planes ``(n, K)``. The derivatives are those of equations 27 to 37
-    of the paper, in whitened coordinates.
+    Works in place on `planes`, room for two offsets, two scales and a correlation, ``(5, n, K)``.
+    The derivatives are those of equations 27 to 37 of the paper, in whitened coordinates.
     """
     pen_size, components = output_map.sizes[0], output_map.components
     blocks = outputs[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1)
-    planes = blocks.clone(memory_format=torch.contiguous_format)
-    logits, z, s, r = planes.split([1, 2, 2, 1])  # z holds the means for now
-    slopes = None
+    logits, loc, log_scale, correlation = blocks.split([1, 2, 2, 1])
+    z, s, r = planes.split([2, 2, 1])
+    s.copy_(log_scale)
+    r.copy_(correlation)
+    slope_s = slope_r = None
     if output_map.bounds is not None:
-        slopes = (
-            _saturate_(s, *output_map.bounds.log_scale),
-            _saturate_(r, *output_map.bounds.correlation),
-        )
-    log_weight = logits.mul_(output_map.logit_factor).log_softmax(-1)[0]
-    s += output_map.log_scale_shift
+        slope_s = saturate_(s, *output_map.bounds.log_scale)
+        slope_r = saturate_(r, *output_map.bounds.correlation)
+    if output_map.logit_factor != 1:
+        logits = logits * output_map.logit_factor
+    log_weight = logits[0].log_softmax(-1)
+    if output_map.log_scale_shift:
+        s += output_map.log_scale_shift
     precision = s.neg().exp_()
-    z.neg_().add_(value[:, :2].T.unsqueeze(-1)).mul_(precision)
+    torch.sub(value[:, :2].T.unsqueeze(-1), loc, out=z).mul_(precision)
     grow = r[0].exp()
     shrink = grow.reciprocal()
     cosh, sinh = (grow + shrink).mul_(0.5), grow.sub_(shrink).mul_(0.5)
@@ -303,23 +314,17 @@ def _score_rows(
         gradient[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1).split([1, 2, 2, 1])
     )
     responsibility = share.div_(total)
-    torch.sub(responsibility, log_weight.exp_(), out=by_logits[0]).mul_(output_map.logit_factor)
+    torch.sub(responsibility, log_weight.exp_(), out=by_logits[0])
+    if output_map.logit_factor != 1:
+        by_logits *= output_map.logit_factor
     by_cosh = y_2 * (z[1] * sinh).addcmul_(z[0], cosh, value=-1)  # y_2 times dy_2 / dr
     pull = torch.stack([z[0].addcmul(y_2, sinh, value=-1), y_2 * cosh])  # (2, n, K)
     pull *= responsibility
     torch.mul(pull, precision, out=by_loc)
-    by_s.copy_(pull.mul_(z).sub_(responsibility))
+    torch.sub(pull.mul_(z), responsibility, out=by_s)
     torch.mul(sinh.div_(cosh).sub_(by_cosh), responsibility, out=by_r[0])
-    if slopes is not None:
-        by_s *= slopes[0]
-        by_r *= slopes[1]
+    if slope_s is not None:
+        by_s *= slope_s
+    if slope_r is not None:
+        by_r *= slope_r
     return log_prob
-
-
-def _saturate_(x: Tensor, low: float, high: float) -> Tensor:
-    """Apply :func:`mdn_dist.functional.saturate` in place; return its derivative."""
-    inner = x.clamp(low + MARGIN, high - MARGIN)
-    excess = x.sub_(inner)
-    slope = excess.square().add_(1).reciprocal_()
-    excess.atan_().add_(inner)
-    return slope

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Bernoulli, OneHotCategorical, TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -125,9 +125,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     @lazy_property
     def pen(self) -> Bernoulli | OneHotCategorical:
         """The distribution of the pen."""
-        pen = self._pen_class(**{self._pen_argument: self._pen_parameter}, validate_args=False)
-        pen._validate_args = self._validate_args
-        return pen
+        parameter = {self._pen_argument: self._pen_parameter}
+        return _make_pen(self._pen_class, parameter, self._validate_args)
 
     @staticmethod
     def from_outputs(
@@ -358,8 +357,8 @@ class OutputStrokeDistribution(StrokeDistribution):
         """The distribution of the pen."""
         logits = self.output_map.pen_logits(self.outputs)
         if self.output_map.pen == "bernoulli":
-            return Bernoulli(logits=logits.squeeze(-1), validate_args=self._validates)
-        return OneHotCategorical(logits=logits, validate_args=self._validates)
+            return _make_pen(Bernoulli, {"logits": logits.squeeze(-1)}, self._validate_args)
+        return _make_pen(OneHotCategorical, {"logits": logits}, self._validate_args)
 
     def biased(self, bias: float) -> "OutputStrokeDistribution":
         """See :meth:`StrokeDistribution.biased`."""
@@ -400,6 +399,20 @@ class OutputStrokeDistribution(StrokeDistribution):
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)
+
+
+def _make_pen(kind: Any, parameter: dict[str, Tensor], validate_args: bool) -> Any:
+    """Return torch's or Pyro's pen, whose parameter is known to be good, to check its values."""
+    if issubclass(kind, TorchOneHotCategorical):
+        # the constructor would have its inner Categorical check, in any case
+        pen = kind.__new__(kind)
+        pen._categorical = Categorical(**parameter, validate_args=False)
+        shape = pen._categorical.param_shape
+        Distribution.__init__(pen, shape[:-1], shape[-1:], validate_args=False)
+    else:
+        pen = kind(**parameter, validate_args=False)
+    pen._validate_args = validate_args
+    return pen
 
 
 register_container(StrokeDistribution)
