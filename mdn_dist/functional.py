@@ -113,7 +113,8 @@ def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
     size = log_scale.shape[-2]
     scale, slope = log_scale.exp(), correlation.sinh()
     zero = torch.zeros_like(scale[..., 0, :])
-    planes, start = [], 0
+    planes: list[Tensor] = []
+    start = 0
     for i in range(size):
         last = scale[..., i, :]  # (*, K), on the diagonal
         if i:  # a saved program cannot hold an empty row
