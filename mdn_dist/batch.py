@@ -185,13 +185,23 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         raise NotImplementedError
 
 
-def register_container(kind: type[BatchDistribution]) -> None:
+def _same(static: dict[str, Any]) -> dict[str, Any]:
+    return static
+
+
+def register_container(
+    kind: type[BatchDistribution],
+    dump: Callable[[dict[str, Any]], dict[str, Any]] = _same,
+    load: Callable[[dict[str, Any]], dict[str, Any]] = _same,
+) -> None:
     """Make a final class of distributions a container of its parameters, a pytree node of torch's.
 
     Functional transforms, ``torch.export``, DDP and FSDP look into containers for tensors.
 
     Args:
         kind: The class.
+        dump: Makes what is static fit for JSON, where a program that was exported is saved.
+        load: Inverts `dump`.
     """
 
     def keys(distribution: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
@@ -203,6 +213,10 @@ def register_container(kind: type[BatchDistribution]) -> None:
         kind._take_apart,
         kind._put_together,
         serialized_type_name=f"{kind.__module__}.{kind.__name__}",
+        to_dumpable_context=dump,
+        from_dumpable_context=lambda static: load(
+            {**static, "_event_shape": Size(static["_event_shape"])}
+        ),
         flatten_with_keys_fn=keys,
     )
 

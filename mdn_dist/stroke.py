@@ -1,7 +1,7 @@
 """One distribution for a stroke point: a mixture over the offset joined with a pen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -415,5 +415,15 @@ def _make_pen(kind: Any, parameter: dict[str, Tensor], validate_args: bool) -> A
     return pen
 
 
+def _dump(static: dict[str, Any]) -> dict[str, Any]:
+    return {**static, "output_map": asdict(static["output_map"])}
+
+
+def _load(static: dict[str, Any]) -> dict[str, Any]:
+    arguments = static["output_map"]
+    bounds = arguments["bounds"] and Bounds(**arguments["bounds"])
+    return {**static, "output_map": OutputMap(**{**arguments, "bounds": bounds})}
+
+
 register_container(StrokeDistribution)
-register_container(OutputStrokeDistribution)
+register_container(OutputStrokeDistribution, _dump, _load)
