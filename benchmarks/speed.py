@@ -372,10 +372,12 @@ def growth(path: Path) -> None:
     figure = Figure(figsize=(12, 7), layout="constrained")
     columns = figure.subplots(2, 3).T
     for column, (name, (sizes, shape)) in zip(columns, ranges.items(), strict=True):
+        power = 2 if name.endswith("D") else 1  # outputs grow with D squared
         measured = zip(*(cost_of_loss(*shape(size)) for size in sizes), strict=True)
         for axes, unit, costs in zip(column, ("ms", "MB held"), measured, strict=True):
             axes.loglog(sizes, costs, "o-", label=unit)
-            axes.loglog(sizes, [costs[0] * s / sizes[0] for s in sizes], ":", label="linear")
+            trend = [costs[-1] * (size / sizes[-1]) ** power for size in sizes]
+            axes.loglog(sizes, trend, ":", label="quadratic" if power == 2 else "linear")
             axes.set(xlabel=name)
             axes.legend(frameon=False)
     figure.savefig(path)

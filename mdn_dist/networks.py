@@ -69,14 +69,16 @@ class ClippedLSTM(nn.LSTM):
             The hidden values ``(B, T, H)`` and the state after the last step.
         """
         hidden, cell = state
-        if self.clip is None or not torch.is_grad_enabled():
+        clip = self.clip if torch.is_grad_enabled() else None
+        if clip is None and inputs.shape[1] > 1:
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
             return unviewed(output), (unviewed(hidden[0]), unviewed(cell[0]))
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         steps = []
         for point in inputs.unbind(1):
             hidden, cell = torch.lstm_cell(point, (hidden, cell), *weights)
-            hidden = clip_gradient(hidden, self.clip)
+            if clip is not None:
+                hidden = clip_gradient(hidden, clip)
             steps.append(hidden)
         return torch.stack(steps, 1), (unviewed(hidden), cell)
 
@@ -177,12 +179,12 @@ class PredictionNetwork(nn.Module):
             strokes = torch.where(mask.unsqueeze(-1), strokes, 0.0)
         if state is None:
             state = self.initial_state(len(strokes))
-        seen, outputs, new_state = strokes, [], []
+        outputs: list[Tensor] = []
+        new_state: list[tuple[Tensor, Tensor]] = []
         for layer, before in zip(self.layers, state, strict=True):
-            output, after = layer(seen, before)
+            output, after = layer(torch.cat([strokes, *outputs[-1:]], -1), before)
             outputs.append(output)
             new_state.append(after)
-            seen = torch.cat([strokes, output], -1)
         return self.head(torch.cat(outputs, -1)), tuple(new_state)
 
     def initial_state(self, batch_size: int) -> State:

@@ -114,11 +114,7 @@ class _MixtureLogProb(torch.autograd.Function):
             diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
             by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
         by_value = -by_loc.sum(-2)
-        idle = weights[0] == 0
-        if idle.any():  # a point that nothing depends on passes nothing on, not even NaN
-            for gradient in (by_logits, by_loc, by_scale_tril, by_value):
-                if gradient is not None:
-                    gradient[idle] = 0.0
+        _silence(weights[0] == 0, by_logits, by_loc, by_scale_tril, by_value)
         return by_logits, by_loc, by_scale_tril, by_value
 
 
@@ -147,6 +143,14 @@ def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
         solution[..., j] /= scale_tril[..., j, j]
         solution[..., :j].addcmul_(scale_tril[..., j, :j], solution[..., j : j + 1], value=-1)
     return solution
+
+
+def _silence(idle: Tensor, *gradients: Tensor | None) -> None:
+    """Let points that nothing depends on pass nothing on, not even NaN."""
+    if idle.any():
+        for gradient in gradients:
+            if gradient is not None:
+                gradient[idle] = 0.0
 
 
 def _plain_gradient(
@@ -252,9 +256,6 @@ class _StrokeLogProb(torch.autograd.Function):
             log_prob = stroke_log_density(outputs, value, ctx.output_map)
             return (*_plain_gradient(log_prob, (outputs, value), weight), None)
         gradient = gradient * weight.unsqueeze(-1)
-        idle = weight == 0
-        if idle.any():  # a point that nothing depends on passes nothing on, not even NaN
-            gradient[idle] = 0.0
         by_value = None
         if ctx.needs_input_grad[1]:
             _, _, by_loc, *_ = gradient.split(ctx.output_map.sizes, -1)
@@ -262,6 +263,7 @@ class _StrokeLogProb(torch.autograd.Function):
             by_state = logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
             by_offset = -by_loc.unflatten(-1, (2, -1)).sum(-1)
             by_value = torch.cat([by_offset, by_state * weight.unsqueeze(-1)], -1)
+        _silence(weight == 0, gradient, by_value)
         return gradient, by_value, None
 
 
