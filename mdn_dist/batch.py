@@ -9,6 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from mdn_dist.functional import traced
+
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
     """A Pyro distribution over points whose batch can be indexed, expanded and masked.
@@ -160,9 +162,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
 
     @property
     def _validates(self) -> bool:
-        # A check reads values, which neither a tracer nor a functional transform has.
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return self._validate_args and not traced
+        return self._validate_args and not traced()
 
     def _check_shape(self, value: Tensor) -> None:
         if value.shape[-1:] != self.event_shape:

@@ -14,6 +14,19 @@ MARGIN = 1.0
 """Distance from its limits at which :func:`saturate` departs from the identity."""
 
 
+def traced() -> bool:
+    """Tell whether a compiler or a functional transform is at work, for which values are unknown.
+
+    Returns:
+        Whether to compose plain operations and to leave values unchecked.
+
+    Example:
+        >>> traced(), bool(torch.func.vmap(lambda x: x * traced())(torch.ones(1)))
+        (False, True)
+    """
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def saturate(x: Tensor, low: float, high: float) -> Tensor:
     r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
 
@@ -58,7 +71,7 @@ def saturate_(x: Tensor, low: float, high: float) -> Tensor | None:
     """
     inner = x.clamp(low + MARGIN, high - MARGIN)
     # To look is cheap, but on a device it would mean to wait, and a compiler cannot.
-    if x.is_cpu and not torch.compiler.is_compiling() and torch.equal(x, inner):
+    if x.is_cpu and not traced() and torch.equal(x, inner):
         return None
     excess = x.sub_(inner)
     shrink = excess.square().add_(1).rsqrt_()
