@@ -251,5 +251,7 @@ def clip_gradient(x: Tensor, limit: float) -> Tensor:
         >>> x.grad
         tensor([10.])
     """
+    if not torch.is_grad_enabled():
+        return x
     clipped: Tensor = _ClipGradient.apply(x, limit)  # type: ignore[no-untyped-call]
     return clipped

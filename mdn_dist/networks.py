@@ -69,16 +69,16 @@ class ClippedLSTM(nn.LSTM):
             The hidden values ``(B, T, H)`` and the state after the last step.
         """
         hidden, cell = state
-        clip = self.clip if torch.is_grad_enabled() else None
-        if clip is None and inputs.shape[1] > 1:
+        unclipped = self.clip is None or not torch.is_grad_enabled()
+        if unclipped and inputs.shape[1] > 1:
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
             return unviewed(output), (unviewed(hidden[0]), unviewed(cell[0]))
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         steps = []
         for point in inputs.unbind(1):
             hidden, cell = torch.lstm_cell(point, (hidden, cell), *weights)
-            if clip is not None:
-                hidden = clip_gradient(hidden, clip)
+            if self.clip is not None:
+                hidden = clip_gradient(hidden, self.clip)
             steps.append(hidden)
         return torch.stack(steps, 1), (unviewed(hidden), cell)
 
