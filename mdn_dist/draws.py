@@ -113,16 +113,15 @@ def draw_points(
         torch.Size([4, 7, 3])
     """
     components, size = output_map.components, output_map.event_size
-    pen, weights, *_ = output_map.sizes
-    logits = outputs[..., pen : pen + weights]
+    pen_size, weights_size, *rest = output_map.sizes
+    pen, logits, parameters = outputs.split_with_sizes([pen_size, weights_size, sum(rest)], -1)
     if output_map.logit_factor != 1:
         logits = logits * output_map.logit_factor
     index = draw_index(logits, generator)
-    blocks = outputs[..., pen + weights :].view(*outputs.shape[:-1], -1, components)
-    index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
-    drawn = blocks.gather(-1, index).squeeze(-1)
-    loc, log_scale = drawn[..., :size], drawn[..., size : 2 * size]
-    correlation = drawn[..., 2 * size :]
+    blocks = parameters.view(*parameters.shape[:-1], -1, components)
+    drawn = blocks.take_along_dim(index.unsqueeze(-1), -1).squeeze(-1)  # (*, blocks)
+    pairs = size * (size - 1) // 2
+    loc, log_scale, correlation = drawn.split_with_sizes([size, size, pairs], -1)
     if output_map.bounds is not None:
         saturate_(log_scale, *output_map.bounds.log_scale)
         saturate_(correlation, *output_map.bounds.correlation)
@@ -130,9 +129,7 @@ def draw_points(
     if output_map.log_scale_shift:
         log_scale += output_map.log_scale_shift
     offset = loc.addcmul_(log_scale.exp_(), _correlate_(noise, correlation.sinh_()))
-    if not pen:
-        return offset
-    return torch.cat([offset, draw_state(output_map.pen_logits(outputs), generator)], -1)
+    return torch.cat([offset, draw_state(pen * output_map.pen_slope, generator)], -1)
 
 
 def _correlate_(noise: Tensor, slope: Tensor) -> Tensor:
