@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.functional import component_log_density, saturate, saturate_
+from mdn_dist.functional import component_log_density, saturate, saturate_, traced
 from mdn_dist.outputs import OutputMap
 
 CHUNK = 6400  # rows of outputs scored at once: enough for two threads, few enough for a cache
@@ -65,7 +65,7 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
         >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
         torch.Size([7])
     """
-    if _traced():
+    if traced():
         return mixture_log_density(logits, loc, scale_tril, value)
     shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(logits.dtype, value.dtype)
@@ -76,11 +76,6 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
         value.expand(*shape, -1),
     )
     return _MixtureLogProb.apply(*(tensor.to(dtype) for tensor in tensors))  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _traced() -> bool:
-    """Tell whether a tracer or a functional transform needs plain operations."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class _MixtureLogProb(torch.autograd.Function):
@@ -192,16 +187,29 @@ def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) ->
     y_2 = z_2 * cosh - z_1 * r.sinh()
     log_weights = (logits * output_map.logit_factor).log_softmax(-1)
     log_shares = log_weights - s_1 - s_2 + cosh.log() - (z_1.square() + y_2.square()) / 2
-    pen_log_prob = _pen_log_prob(output_map.pen_logits(outputs), value[..., 2:])
+    pen_score = pen_log_prob(output_map.pen_logits(outputs), value[..., 2:])
     offset_log_prob: Tensor = log_shares.logsumexp(-1) - math.log(2 * math.pi)
-    return offset_log_prob + pen_log_prob
+    return offset_log_prob + pen_score
 
 
-def _pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
-    """Return the log probability ``(*)`` of a flag ``(*, 1)`` or a one-hot state ``(*, 3)``."""
+def pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
+    """Score the value of a pen.
+
+    Args:
+        logits: Logit of a flag, shape ``(*, 1)``, or of each state, shape ``(*, 3)``; ``-inf`` puts
+            a state out of the question.
+        state: Flags or one-hot states, shaped like `logits`.
+
+    Returns:
+        Log probabilities, shape ``(*)``, in nats.
+
+    Example:
+        >>> pen_log_prob(torch.zeros(1), torch.ones(1)).exp()
+        tensor(0.5000)
+    """
     if logits.shape[-1] == 1:
         return -binary_cross_entropy_with_logits(logits, state, reduction="none").squeeze(-1)
-    return (state * logits.log_softmax(-1)).sum(-1)
+    return torch.where(state == 0, 0.0, state * logits.log_softmax(-1)).sum(-1)
 
 
 def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
@@ -219,7 +227,7 @@ def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Te
         >>> stroke_log_prob(torch.zeros(4, 7, 121), torch.zeros(4, 7, 3), OutputMap()).shape
         torch.Size([4, 7])
     """
-    if _traced():
+    if traced():
         return stroke_log_density(outputs, value, output_map)
     shape = torch.broadcast_shapes(outputs.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(outputs.dtype, value.dtype)
@@ -260,7 +268,9 @@ class _StrokeLogProb(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             _, _, by_loc, *_ = gradient.split(ctx.output_map.sizes, -1)
             logits = ctx.output_map.pen_logits(outputs)
-            by_state = logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
+            by_state = logits
+            if logits.shape[-1] > 1:
+                by_state = torch.where(value[:, 2:] == 0, 0.0, logits.log_softmax(-1))
             by_offset = -by_loc.unflatten(-1, (2, -1)).sum(-1)
             by_value = torch.cat([by_offset, by_state * weight.unsqueeze(-1)], -1)
         _silence(weight == 0, gradient, by_value)
@@ -307,7 +317,7 @@ def _score_rows(
     total = share.sum(-1, keepdim=True)
     pen_logits, state = output_map.pen_logits(outputs), value[:, 2:]
     log_prob: Tensor = (highest + total.log()).squeeze(-1) - math.log(2 * math.pi)
-    log_prob += _pen_log_prob(pen_logits, state)
+    log_prob += pen_log_prob(pen_logits, state)
     if gradient is None:
         return log_prob
     pen_mean = pen_logits.sigmoid() if pen_size == 1 else pen_logits.softmax(-1)

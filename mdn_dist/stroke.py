@@ -11,13 +11,12 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mdn_dist.batch import BatchDistribution, check_all, register_container, widen
 from mdn_dist.draws import draw_points, draw_state
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
-from mdn_dist.scoring import stroke_log_prob
+from mdn_dist.scoring import pen_log_prob, stroke_log_prob
 
 
 class StrokePoint(constraints.Constraint):
@@ -285,11 +284,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         # not by the pen itself: torch's classes check values even while compiling
         offset, state = value.tensor_split([self._event_size], -1)
         logits, state = torch.broadcast_tensors(self._pen_logits, state)
-        if self._pen_size == 1:
-            pen_score = -binary_cross_entropy_with_logits(logits, state, reduction="none")
-        else:  # a state that is out of the question has logit -inf
-            pen_score = torch.where(state == 0, 0.0, state * logits.log_softmax(-1))
-        return self.offset._score(offset) + pen_score.sum(-1)
+        return self.offset._score(offset) + pen_log_prob(logits, state)
 
     def _check(self, value: Tensor) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
