@@ -29,7 +29,7 @@ def draw_index(logits: Tensor, generator: torch.Generator | None = None) -> Tens
     """
     cumulative = logits.softmax(-1).cumsum(-1)
     total = cumulative[..., -1:]
-    uniform = torch.rand(total.shape, generator=generator, dtype=total.dtype, device=total.device)
+    uniform = _uniform(total, generator)
     # In (0, total], so that the first value that reaches it has a weight.
     height = total.addcmul(total, uniform, value=-1)
     index = torch.searchsorted(cumulative, height)
@@ -52,10 +52,7 @@ def draw_state(logits: Tensor, generator: torch.Generator | None = None) -> Tens
                 [0.]])
     """
     if logits.shape[-1] == 1:
-        uniform = torch.rand(
-            logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
-        )
-        return uniform.lt_(logits.sigmoid())
+        return _uniform(logits, generator).lt_(logits.sigmoid())
     return one_hot(draw_index(logits, generator).squeeze(-1), logits.shape[-1]).to(logits)
 
 
@@ -88,7 +85,7 @@ def draw_offset(
     loc = loc.expand(*shape, -1, -1).gather(-2, index.expand(*shape, 1, size))
     index = index.unsqueeze(-1).expand(*shape, 1, size, size)
     scale_tril = scale_tril.expand(*shape, -1, -1, -1).gather(-3, index)
-    noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+    noise = _normal(loc, generator)
     return (loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)).squeeze(-2)
 
 
@@ -119,23 +116,39 @@ def draw_points(
         logits = logits * output_map.logit_factor
     index = draw_index(logits, generator)
     blocks = parameters.view(*parameters.shape[:-1], -1, components)
-    drawn = blocks.take_along_dim(index.unsqueeze(-1), -1).squeeze(-1)  # (*, blocks)
+    index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
+    drawn = blocks.gather(-1, index).squeeze(-1)  # (*, blocks)
     pairs = size * (size - 1) // 2
     loc, log_scale, correlation = drawn.split_with_sizes([size, size, pairs], -1)
     if output_map.bounds is not None:
         saturate_(log_scale, *output_map.bounds.log_scale)
         saturate_(correlation, *output_map.bounds.correlation)
-    noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+    noise = _normal(loc, generator)
     if output_map.log_scale_shift:
         log_scale += output_map.log_scale_shift
     offset = loc.addcmul_(log_scale.exp_(), _correlate_(noise, correlation.sinh_()))
     return torch.cat([offset, draw_state(pen * output_map.pen_slope, generator)], -1)
 
 
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return uniform numbers in [0, 1), shaped like `like`."""
+    if generator is None:  # torch.compile takes no generator with symbolic sizes, not even None
+        return torch.rand_like(like)
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return standard normal numbers, shaped like `like`."""
+    if generator is None:
+        return torch.randn_like(like)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
 def _correlate_(noise: Tensor, slope: Tensor) -> Tensor:
     """Multiply white noise ``(*, D)`` by the rows of :func:`scale_tril_from_maps` at unit scale."""
     for i in range(noise.shape[-1] - 1, 0, -1):  # backwards, since row i needs the noise before it
         row = slope[..., i * (i - 1) // 2 : i * (i + 1) // 2]
-        along = torch.linalg.vecdot(row, noise[..., :i])
-        noise[..., i].add_(along).mul_(torch.linalg.vecdot(row, row).add_(1).rsqrt_())
+        # no dot products: autocast would run them in half precision
+        along = (row * noise[..., :i]).sum(-1)
+        noise[..., i].add_(along).mul_(row.square().sum(-1).add_(1).rsqrt_())
     return noise

@@ -198,7 +198,7 @@ def pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
     Args:
         logits: Logit of a flag, shape ``(*, 1)``, or of each state, shape ``(*, 3)``; ``-inf`` puts
             a state out of the question.
-        state: Flags or one-hot states, shaped like `logits`.
+        state: Flags or one-hot states, broadcast against `logits`.
 
     Returns:
         Log probabilities, shape ``(*)``, in nats.
@@ -208,6 +208,7 @@ def pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
         tensor(0.5000)
     """
     if logits.shape[-1] == 1:
+        logits, state = torch.broadcast_tensors(logits, state)
         return -binary_cross_entropy_with_logits(logits, state, reduction="none").squeeze(-1)
     return torch.where(state == 0, 0.0, state * logits.log_softmax(-1)).sum(-1)
 

@@ -283,8 +283,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     def _score(self, value: Tensor) -> Tensor:
         # not by the pen itself: torch's classes check values even while compiling
         offset, state = value.tensor_split([self._event_size], -1)
-        logits, state = torch.broadcast_tensors(self._pen_logits, state)
-        return self.offset._score(offset) + pen_log_prob(logits, state)
+        return self.offset._score(offset) + pen_log_prob(self._pen_logits, state)
 
     def _check(self, value: Tensor) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)

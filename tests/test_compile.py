@@ -11,12 +11,6 @@ from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
 SHAPES = [(4, 7), (3, 5), (6, 11), (2, 9)]
 SLOW = pytest.mark.slow
 FLAGS = [True, pytest.param(None, marks=SLOW), pytest.param(False, marks=SLOW)]
-UNTIL_DRAWS = pytest.mark.xfail(
-    reason="torch.rand with a generator, given or None, takes no symbolic sizes", strict=True
-)
-UNTIL_SCORING = pytest.mark.xfail(
-    reason="the pen's plain score does not broadcast a flag against its logits", strict=True
-)
 
 
 @pytest.fixture(autouse=True)
@@ -122,13 +116,10 @@ def test_the_head_is_one_graph(pen, clip):
     check_against_eager(loss, make, "aot_eager")
 
 
-NARROW = ("stroke from outputs", "biased and tempered outputs")
-
-
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=name, marks=[UNTIL_SCORING] if name in NARROW else [])
+        pytest.param(case, id=name)
         for name, case in CASES.items()
         if not name.endswith(("from parameters", "from probabilities"))  # there torch makes the pen
     ],
@@ -167,7 +158,6 @@ def test_a_distribution_leaves_a_compiled_function_whole(pen):
         d.log_prob(torch.full_like(value, torch.nan))
 
 
-@UNTIL_DRAWS
 @pytest.mark.usefixtures("validation")
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
 def test_sampling_is_one_graph_for_every_shape(pen):

@@ -10,10 +10,6 @@ from torch.testing import assert_close
 from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
 
 HALVES = [torch.bfloat16, torch.float16]
-UNTIL_DRAWS = pytest.mark.xfail(
-    reason="autocast runs torch.linalg.vecdot, by which draws correlate, in half precision",
-    strict=True,
-)
 
 every_half = pytest.mark.parametrize("half", HALVES, ids=str)
 every_size = pytest.mark.parametrize("size", [1, 2, 3, 10])
@@ -91,7 +87,6 @@ def test_moments_are_computed_in_float32_inside_autocast(pen, size, half):
         assert torch.equal(ours, wanted)
 
 
-@UNTIL_DRAWS
 @every_half
 @pytest.mark.parametrize("size", [2, 3, 10])
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot"])
