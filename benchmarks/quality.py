@@ -332,9 +332,8 @@ def table(runs: list[dict]) -> str:
         line = f"{name:28}"
         for s in seeds:
             r = scores.get((name, s))
-            line += (
-                f"{'':>10}" if r is None else f"{r['score']:9.3f}{'!' if r['failed_at'] else ' '}"
-            )
+            mark = " " if r is None or r["failed_at"] is None else "!"
+            line += f"{r['score']:9.3f}{mark}" if r else f"{'':>10}"
         line += f"{sum(r['score'] for r in done) / len(done):9.3f} "
         pairs = [
             r["score"] - scores["ours", r["seed"]]["score"]

@@ -133,6 +133,15 @@ def test_a_run_that_fails_says_where_and_is_scored_with_its_last_weights(quality
     assert quality.evaluate(model, strokes) == pytest.approx(before, nan_ok=True)
 
 
+def test_the_table_pairs_seeds_and_marks_runs_that_failed(quality):
+    rows = [("ours", 0, -0.2, None), ("ours", 1, -0.1, None), ("hand", 0, 0.1, 0)]
+    names = ("arm", "seed", "score", "failed_at")
+    runs = [dict(zip(names, row, strict=True)) | {"seconds": 2.0} for row in rows]
+    lines = [line.split() for line in quality.table(runs).splitlines()]
+    assert lines[1] == ["ours", "-0.200", "-0.100", "-0.150", "+0.000", "+0.000", "2.0"]
+    assert lines[2] == ["hand", "0.100!", "0.100", "+0.300", "+0.300", "2.0"]
+
+
 def test_the_script_prints_a_table_and_keeps_the_runs_it_holds(
     quality, archive, tmp_path, monkeypatch, capsys
 ):
