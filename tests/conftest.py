@@ -2,6 +2,9 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+# The tensors are small: two threads would mostly wait for each other, long on a busy machine.
+torch.set_num_threads(1)
+
 GLOBAL_STATE = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "default device": (torch.get_default_device, torch.set_default_device),
