@@ -16,6 +16,10 @@ and `clip_grad_norm_` at 5. Adam does not mind the loss's scale; clipping does, 
 which scale they clip at. Clipping at the activations is the paper's: the loss's derivatives by the
 outputs to 100, by the LSTM's activations to 10, for nats a sequence.
 
+Offsets are normalised to a root mean square of 1, which suits torch's first weights best. `--scale`
+sets another, as 0.05 for drawings that fill a unit square; scores are given for unit scale
+nonetheless, so that they compare.
+
 A run that meets a loss or a gradient that is not finite ends there. It is scored with its last
 weights and marked with an exclamation mark; `--out` says at which step.
 """
@@ -108,7 +112,7 @@ class Strokes(NamedTuple):
 
 
 @cache
-def load(path: Path, drawers: int, window: int) -> Strokes:
+def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
     """Reads drawings, takes them off their lattice, splits by drawer, normalises and cuts.
 
     Pixels would give a density no bound: every position moves by uniform noise as wide as its
@@ -133,7 +137,8 @@ def load(path: Path, drawers: int, window: int) -> Strokes:
         cut([normalization.normalize(points) for points in split[part]], window)
         for part in (False, True)
     )
-    return Strokes(train, held_out)
+    factor = torch.tensor([scale, scale, 1.0])
+    return Strokes(train * factor, held_out * factor)
 
 
 def cut(drawings: list[Tensor], window: int) -> Tensor:
@@ -262,7 +267,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
     """Trains one arm with one seed and scores it."""
     torch.set_num_threads(1)
     arm = ARMS[name]
-    train, held_out = load(args.data, args.drawers, args.window)
+    train, held_out = load(args.data, args.drawers, args.window, args.scale)
     model = make_model(arm, args.hidden_size, seed, train)
     start = time.perf_counter()
     curve, failed_at = fit(model, arm, train, seed, args)
@@ -270,7 +275,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
     return {
         "arm": name,
         "seed": seed,
-        "score": evaluate(model, held_out),
+        "score": evaluate(model, held_out) - 2 * math.log(args.scale),  # at unit scale
         "failed_at": failed_at,
         "seconds": seconds,
         "curve": curve,
@@ -348,7 +353,7 @@ def table(runs: list[dict]) -> str:
 
 def settings(args: argparse.Namespace) -> dict:
     """Returns what the runs of one file have in common."""
-    names = ("steps", "hidden_size", "batch_size", "window", "drawers")
+    names = ("steps", "hidden_size", "batch_size", "window", "drawers", "scale")
     return {name: getattr(args, name) for name in names} | {"data": args.data.name}
 
 
@@ -367,6 +372,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=16)
     add("--window", type=int, default=64, help="points predicted in a sequence")
     add("--drawers", type=int, default=4, help="held out")
+    add("--scale", type=float, default=1.0, help="root mean square of the offsets")
     add("--jobs", type=int, default=1, help="runs at a time, a thread each")
     return parser.parse_args(arguments)
 

@@ -121,6 +121,15 @@ def test_drawers_held_out_are_not_trained_on(quality, archive):
     assert not torch.isin(held_out[..., 0], train[..., 0]).any()
 
 
+def test_scores_at_another_scale_compare(quality, archive):
+    """A start from the data knows of no unit, and three steps change little."""
+    scores = [
+        quality.run("ours", 0, small_arguments(quality, archive, "--scale", scale))["score"]
+        for scale in ("1", "0.5")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+
+
 def test_a_run_that_fails_says_where_and_is_scored_with_its_last_weights(quality, strokes):
     arm = quality.ARMS["hand"]
     model = quality.make_model(arm, 8, seed=0, train=strokes)
