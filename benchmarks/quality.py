@@ -36,7 +36,7 @@ from fnmatch import fnmatch
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ from mdn_dist import MixtureDensityHead, PredictionNetwork, data
 from mdn_dist.functional import clip_gradient
 from mdn_dist.networks import ClippedLSTM
 from mdn_dist.outputs import OutputMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMPONENTS = 20
 LEARNING_RATE = 1e-3
@@ -265,7 +268,6 @@ def make_model(arm: Arm, hidden_size: int, seed: int, train: Tensor) -> Ours | P
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict:
     """Trains one arm with one seed and scores it."""
-    torch.set_num_threads(1)
     arm = ARMS[name]
     train, held_out = load(args.data, args.drawers, args.window, args.scale)
     model = make_model(arm, args.hidden_size, seed, train)
@@ -377,6 +379,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def results(todo: list[tuple[str, int]], args: argparse.Namespace) -> Iterator[dict]:
+    """Runs arms and seeds, here or in several processes, and yields each as it is done."""
+    if args.jobs == 1:
+        yield from (run(name, seed, args) for name, seed in todo)
+        return
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, spawn, torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(run, name, seed, args) for name, seed in todo]
+        yield from (future.result() for future in as_completed(futures))
+
+
 def main() -> None:
     """Trains every arm with every seed, and prints and writes the scores."""
     args = parse()
@@ -389,19 +402,18 @@ def main() -> None:
         runs = saved["runs"]
     done = {(r["arm"], r["seed"]) for r in runs}
     todo = [(n, s) for n in names for s in range(args.seeds) if (n, s) not in done]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, name, seed, args) for name, seed in todo]
-        for count, future in enumerate(as_completed(futures), start=1):
-            runs.append(result := future.result())
-            document = {"settings": settings(args), "torch": torch.__version__, "runs": runs}
-            args.out.write_text(json.dumps(document, indent=1))
-            print(
-                f"{count}/{len(todo)} {result['arm']}, seed {result['seed']}: "
-                f"{result['score']:.3f} nats/point, {result['seconds']:.0f} s",
-                flush=True,
-            )
+    for count, result in enumerate(results(todo, args), start=1):
+        runs.append(result)
+        document = {"settings": settings(args), "torch": torch.__version__, "runs": runs}
+        args.out.write_text(json.dumps(document, indent=1))
+        print(
+            f"{count}/{len(todo)} {result['arm']}, seed {result['seed']}: "
+            f"{result['score']:.3f} nats/point, {result['seconds']:.0f} s",
+            flush=True,
+        )
     print(table(runs))
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
