@@ -31,9 +31,9 @@ def saturate(x: Tensor, low: float, high: float) -> Tensor:
     r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
 
     The map is the identity on ``[low + 1, high - 1]``; beyond, the excess :math:`e` is replaced by
-    :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable, increasing (as far as
-    :math:`e^2` can be represented), and its
-    slope fades as a power of the excess, so a saturated value can find its way back.
+    :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable and increasing (as far as
+    :math:`e^2` can be represented), and its slope fades as a power of the excess, so a saturated
+    value can find its way back.
 
     Args:
         x: Values, any shape.
