@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
-from mdn_dist.functional import traced
+from mdn_dist.functional import traced, widen
 
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
@@ -258,34 +258,6 @@ class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
             Pyro's ``ScoreParts``.
         """
         return TorchDistribution.score_parts(self, value)
-
-
-def widen(parameter: Tensor) -> Tensor:
-    """Return `parameter`, half precision widened to float32.
-
-    Args:
-        parameter: Any tensor.
-
-    Returns:
-        A tensor of the same shape, the same one unless it is a small floating-point one.
-    """
-    half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
-    return parameter.float() if half else parameter
-
-
-def unviewed(tensor: Tensor) -> Tensor:
-    """Return a tensor in the same memory that autograd does not count as a view.
-
-    FSDP warns of views in a module's output, for fear that they are changed in place.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        A tensor of the same shape, which must not be changed in place.
-    """
-    alone: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
-    return alone
 
 
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:

@@ -216,6 +216,42 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
     return logits.log_softmax(-1) - log_determinant - distance - constant
 
 
+def widen(parameter: Tensor) -> Tensor:
+    """Return `parameter`, half precision widened to float32.
+
+    Args:
+        parameter: Any tensor.
+
+    Returns:
+        A tensor of the same shape, the same one unless it is a small floating-point one.
+
+    Example:
+        >>> widen(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
+    return parameter.float() if half else parameter
+
+
+def unviewed(tensor: Tensor) -> Tensor:
+    """Return a tensor in the same memory that autograd does not count as a view.
+
+    FSDP warns of views in a module's output, for fear that they are changed in place.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        A tensor of the same shape, which must not be changed in place.
+
+    Example:
+        >>> unviewed(torch.zeros(3, 2).mT).shape
+        torch.Size([2, 3])
+    """
+    alone: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+    return alone
+
+
 class _ClipGradient(torch.autograd.Function):
     generate_vmap_rule = True
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist.batch import check_all, unviewed
+from mdn_dist.batch import check_all
 from mdn_dist.fitting import fit_mixture
-from mdn_dist.functional import clip_gradient
+from mdn_dist.functional import clip_gradient, unviewed
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
-from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
+from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution, valid_state
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
@@ -230,10 +230,7 @@ class MixtureDensityHead(nn.Module):
         if not points.isfinite().all():
             raise ValueError("strokes must be finite where mask is True, got infinite or NaN")
         pen = points[:, self.output_map.event_size :]
-        valid = (pen == 0) | (pen == 1)
-        if self.output_map.pen == "one_hot":
-            valid &= pen.sum(-1, keepdim=True) == 1
-        check_all("pen in strokes", valid, "0 or 1, a single 1 for pen states", pen)
+        check_all("pen in strokes", valid_state(pen), "0 or 1, a single 1 for pen states", pen)
         return points.to(self.linear.weight)
 
     def extra_repr(self) -> str:

@@ -10,9 +10,9 @@ from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNorma
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from mdn_dist.batch import BatchDistribution, check_all, register_container, unviewed, widen
+from mdn_dist.batch import BatchDistribution, check_all, register_container
 from mdn_dist.draws import draw_offset
-from mdn_dist.functional import component_log_density
+from mdn_dist.functional import component_log_density, unviewed, widen
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
 from mdn_dist.scoring import mixture_log_prob
 
@@ -160,7 +160,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         self._check_shape(value)
         if self._validates:
             self._check(value)
-        return self._component_log_density(value).softmax(-1)
+        shares = component_log_density(self.logits, self.loc, self.scale_tril, value)
+        return shares.softmax(-1)
 
     def sample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
@@ -256,9 +257,6 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
     @property
     def _weights(self) -> Tensor:
         return self.logits.softmax(-1)
-
-    def _component_log_density(self, value: Tensor) -> Tensor:
-        return component_log_density(self.logits, self.loc, self.scale_tril, value)
 
     def _score(self, value: Tensor) -> Tensor:
         return mixture_log_prob(self.logits, self.loc, self.scale_tril, value)

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdn_dist.batch import unviewed
-from mdn_dist.functional import clip_gradient
+from mdn_dist.functional import clip_gradient, unviewed
 from mdn_dist.head import MixtureDensityHead
 from mdn_dist.outputs import Bounds, Pen
 from mdn_dist.stroke import StrokeDistribution

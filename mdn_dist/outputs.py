@@ -13,6 +13,7 @@ from mdn_dist.functional import (
     saturate,
     scale_tril_from_maps,
     unsaturate,
+    widen,
 )
 
 Pen = Literal["bernoulli", "one_hot"]
@@ -210,7 +211,7 @@ class OutputMap:
                 f"correlations) for components={self.components}, event_size={self.event_size}, "
                 f"pen={self.pen!r}; got shape {tuple(outputs.shape)}"
             )
-        return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+        return widen(outputs)
 
     def parameters(self, outputs: Tensor) -> Parameters:
         """Compute the parameters that `outputs` stand for.

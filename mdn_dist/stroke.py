@@ -12,8 +12,9 @@ from torch.distributions import Categorical, Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
 
-from mdn_dist.batch import BatchDistribution, check_all, register_container, widen
+from mdn_dist.batch import BatchDistribution, check_all, register_container
 from mdn_dist.draws import draw_points, draw_state
+from mdn_dist.functional import widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
 from mdn_dist.scoring import pen_log_prob, stroke_log_prob
@@ -288,11 +289,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     def _check(self, value: Tensor) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
         check_all("offset in value", offset.isfinite(), "finite", offset)
-        if self._pen_size > 1:
-            state = (pen == 1).sum(-1, keepdim=True) == 1
-            check_all("pen in value", ((pen == 0) | (pen == 1)) & state, "one-hot", pen)
-        else:
-            check_all("pen in value", (pen == 0) | (pen == 1), "0 or 1", pen)
+        expected = "one-hot" if self._pen_size > 1 else "0 or 1"
+        check_all("pen in value", valid_state(pen), expected, pen)
 
     def _join(self, offset: Tensor, pen: Tensor) -> Tensor:
         return torch.cat([offset, pen if self._pen_size > 1 else pen.unsqueeze(-1)], -1)
@@ -393,6 +391,26 @@ class OutputStrokeDistribution(StrokeDistribution):
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)
+
+
+def valid_state(state: Tensor) -> Tensor:
+    """Tell which elements of a pen's values are valid: 0 or 1, in a row with one 1 for states.
+
+    Args:
+        state: Flags, shape ``(*, 1)``, or one-hot states, shape ``(*, 3)``.
+
+    Returns:
+        Truth values, shaped like `state`.
+
+    Example:
+        >>> valid_state(torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]))
+        tensor([[ True,  True,  True],
+                [False, False, False]])
+    """
+    valid = (state == 0) | (state == 1)
+    if state.shape[-1] > 1:
+        valid &= (state == 1).sum(-1, keepdim=True) == 1
+    return valid
 
 
 def _make_pen(kind: Any, parameter: dict[str, Tensor], validate_args: bool) -> Any:
