@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from peers import hand_nats, stock_nats
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -157,35 +158,6 @@ def batch(strokes: Tensor, size: int, seed: int, step: int) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------- losses
-
-
-def stock_nats(outputs: Tensor, points: Tensor) -> Tensor:
-    """Takes stock torch's distributions, as its documentation has them."""
-    end, logits, mu1, mu2, s1, s2, r = outputs.split([1] + [COMPONENTS] * 6, -1)
-    s1, s2, rho = s1.exp(), s2.exp(), r.tanh()
-    rows = [
-        torch.stack([s1, torch.zeros_like(s1)], -1),
-        torch.stack([rho * s2, s2 * (1 - rho.square()).sqrt()], -1),
-    ]
-    normal = MultivariateNormal(torch.stack([mu1, mu2], -1), scale_tril=torch.stack(rows, -2))
-    mixture = MixtureSameFamily(Categorical(logits=logits), normal)
-    pen = Bernoulli(logits=-end.squeeze(-1))
-    return -mixture.log_prob(points[..., :2]) - pen.log_prob(points[..., 2])
-
-
-def hand_nats(outputs: Tensor, points: Tensor) -> Tensor:
-    """Writes out the paper's equations 18 to 26, with the customary floor."""
-    end, pi, mu1, mu2, s1, s2, rho = outputs.split([1] + [COMPONENTS] * 6, -1)
-    end, pi = torch.sigmoid(-end), pi.softmax(-1)
-    s1, s2, rho = s1.exp(), s2.exp(), rho.tanh()
-    x1, x2, flag = points.split(1, -1)
-    z1, z2 = (x1 - mu1) / s1, (x2 - mu2) / s2
-    rest = 1 - rho**2
-    z = z1**2 + z2**2 - 2 * rho * z1 * z2
-    normal = torch.exp(-z / (2 * rest)) / (2 * math.pi * s1 * s2 * torch.sqrt(rest))
-    offset = (pi * normal).sum(-1)
-    pen = (flag * end + (1 - flag) * (1 - end)).squeeze(-1)
-    return -torch.log(offset.clamp(min=1e-20)) - torch.log(pen.clamp(min=1e-20))
 
 
 def exact_nats(outputs: Tensor, points: Tensor, output_map: OutputMap) -> Tensor:

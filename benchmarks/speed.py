@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from peers import hand_nats, stock_distributions, stock_nats
 from torch import Tensor, nn
 from torch import distributions as td
 from torch.autograd.graph import saved_tensors_hooks
@@ -71,47 +71,14 @@ def strokes_like(count: int) -> Tensor:
     return points
 
 
-def split(outputs: Tensor) -> tuple[Tensor, ...]:
-    """Splits raw outputs into end of stroke, weights, means, scales, correlations."""
-    k = (outputs.shape[-1] - 1) // 6
-    return outputs.split([1, k, k, k, k, k, k], -1)
-
-
-def stock_distributions(outputs: Tensor) -> tuple[td.Distribution, td.Distribution]:
-    """Returns torch's own mixture and Bernoulli by the paper's exact maps."""
-    end, weights, mu_1, mu_2, s_1, s_2, r = split(outputs)
-    sigma_1, sigma_2, rho = s_1.exp(), s_2.exp(), r.tanh()
-    rows = [
-        torch.stack([sigma_1, torch.zeros_like(sigma_1)], -1),
-        torch.stack([rho * sigma_2, sigma_2 * (1 - rho.square()).sqrt()], -1),
-    ]
-    components = td.MultivariateNormal(
-        torch.stack([mu_1, mu_2], -1), scale_tril=torch.stack(rows, -2), validate_args=False
-    )
-    mixture = td.Categorical(logits=weights, validate_args=False)
-    offset = td.MixtureSameFamily(mixture, components, validate_args=False)
-    return offset, td.Bernoulli(logits=-end.squeeze(-1), validate_args=False)
-
-
 def stock_loss(outputs: Tensor, points: Tensor) -> Tensor:
     """Scores with torch's own distributions."""
-    offset, pen = stock_distributions(outputs)
-    return -(offset.log_prob(points[:, :2]) + pen.log_prob(points[:, 2])).mean()
+    return stock_nats(outputs, points, validate_args=False).mean()
 
 
 def written_loss(outputs: Tensor, points: Tensor) -> Tensor:
     """Scores with the usual hand-written density and its floor."""
-    end, weights, mu_1, mu_2, s_1, s_2, r = split(outputs)
-    pi, sigma_1, sigma_2, rho = weights.softmax(-1), s_1.exp(), s_2.exp(), r.tanh()
-    z_1, z_2 = (points[:, 0:1] - mu_1) / sigma_1, (points[:, 1:2] - mu_2) / sigma_2
-    rest = 1 - rho**2
-    z = z_1**2 + z_2**2 - 2 * rho * z_1 * z_2
-    density = torch.exp(-z / (2 * rest)) / (2 * math.pi * sigma_1 * sigma_2 * rest.sqrt())
-    offset = (pi * density).sum(-1).clamp(min=1e-20).log()
-    end = torch.sigmoid(-end.squeeze(-1))
-    flag = points[:, 2]
-    pen = (flag * end + (1 - flag) * (1 - end)).clamp(min=1e-20).log()
-    return -(offset + pen).mean()
+    return hand_nats(outputs, points).mean()
 
 
 def plain_loss(outputs: Tensor, points: Tensor) -> Tensor:
@@ -224,7 +191,7 @@ def sample_ratios(repeats: int) -> list[Ratio]:
             return StrokeDistribution.from_outputs(outputs, validate_args=False).sample()
 
         def stock(outputs: Tensor = outputs) -> Tensor:
-            offset, pen = stock_distributions(outputs)
+            offset, pen = stock_distributions(outputs, validate_args=False)
             return torch.cat([offset.sample(), pen.sample().unsqueeze(-1)], -1)
 
         ratio = interleave(ours, stock, 20 * repeats)

@@ -22,7 +22,9 @@ def quality():
     spec = importlib.util.spec_from_file_location("quality", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["quality"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as for a script, whose neighbours can be imported
+        spec.loader.exec_module(module)
     yield module
     del sys.modules["quality"]
 
