@@ -1,6 +1,6 @@
-"""What a stroke loss usually is without this library: stock torch, or written out by hand.
+"""What a stroke loss is without this library: stock torch, or written out by hand, in two ways.
 
-Both take raw outputs in the paper's order and use its exact maps.
+All take raw outputs in the paper's order and use its exact maps.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def split(outputs: Tensor) -> tuple[Tensor, ...]:
@@ -54,3 +55,15 @@ def hand_nats(outputs: Tensor, points: Tensor) -> Tensor:
     offset = (pi * normal).sum(-1)
     pen = (flag * end + (1 - flag) * (1 - end)).squeeze(-1)
     return -torch.log(offset.clamp(min=1e-20)) - torch.log(pen.clamp(min=1e-20))
+
+
+def log_space_nats(outputs: Tensor, points: Tensor) -> Tensor:
+    """Writes them out in log space, exactly: ``sqrt(1 - rho^2)`` is ``1 / cosh``."""
+    end, pi, mu_1, mu_2, s_1, s_2, r = split(outputs)
+    x_1, x_2, flag = points.split(1, -1)
+    z_1, z_2 = (x_1 - mu_1) * torch.exp(-s_1), (x_2 - mu_2) * torch.exp(-s_2)
+    y_2 = z_2 * torch.cosh(r) - z_1 * torch.sinh(r)
+    determinant = s_1 + s_2 - torch.log(torch.cosh(r))
+    share = pi.log_softmax(-1) - determinant - (z_1**2 + y_2**2) / 2
+    pen = binary_cross_entropy_with_logits(-end, flag, reduction="none").squeeze(-1)
+    return math.log(2 * math.pi) - share.logsumexp(-1) + pen

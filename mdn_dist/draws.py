@@ -149,6 +149,8 @@ def _correlate_(noise: Tensor, slope: Tensor) -> Tensor:
     for i in range(noise.shape[-1] - 1, 0, -1):  # backwards, since row i needs the noise before it
         row = slope[..., i * (i - 1) // 2 : i * (i + 1) // 2]
         # no dot products: autocast would run them in half precision
-        along = (row * noise[..., :i]).sum(-1)
-        noise[..., i].add_(along).mul_(row.square().sum(-1).add_(1).rsqrt_())
+        along, length = row * noise[..., :i], row.square()
+        if i > 1:  # sums cost as much as all the rest when there are few points
+            along, length = along.sum(-1, keepdim=True), length.sum(-1, keepdim=True)
+        noise[..., i : i + 1].add_(along).mul_(length.add_(1).rsqrt_())
     return noise

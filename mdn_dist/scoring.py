@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist.functional import component_log_density, saturate, saturate_, traced
+from mdn_dist.functional import (
+    component_log_density,
+    exp_or_zero_,
+    saturate,
+    saturate_,
+    traced,
+)
 from mdn_dist.outputs import OutputMap
 
 CHUNK = 6400  # rows of outputs scored at once: enough for two threads, few enough for a cache
@@ -89,7 +95,7 @@ class _MixtureLogProb(torch.autograd.Function):
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
             pull = _solve_transposed(scale_tril, whitened)  # the derivative by the means
-            responsibility = share.sub_(total).exp_()
+            responsibility = exp_or_zero_(share.sub_(total))
             ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened, pull)
         return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
 
@@ -175,19 +181,22 @@ def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) ->
         >>> stroke_log_density(torch.zeros(121), torch.zeros(3), OutputMap()).exp()
         tensor(0.0796)
     """
-    _, logits, loc, log_scale, r = outputs.split(output_map.sizes, -1)
-    loc_1, loc_2 = loc.chunk(2, -1)
+    pen_size, components = output_map.sizes[:2]
+    # one split, since a compiler adds up the gradients of several
+    pen, logits, loc_1, loc_2, s_1, s_2, r = outputs.split([pen_size] + [components] * 6, -1)
     if output_map.bounds is not None:
-        log_scale = saturate(log_scale, *output_map.bounds.log_scale)
+        s_1, s_2 = (saturate(s, *output_map.bounds.log_scale) for s in (s_1, s_2))
         r = saturate(r, *output_map.bounds.correlation)
-    s_1, s_2 = (log_scale + output_map.log_scale_shift).chunk(2, -1)
+    s_1, s_2 = s_1 + output_map.log_scale_shift, s_2 + output_map.log_scale_shift
     x_1, x_2 = value[..., 0:1], value[..., 1:2]
-    cosh = r.cosh()
+    grow = r.exp()
+    shrink = 1 / grow
+    cosh, sinh = (grow + shrink) / 2, (grow - shrink) / 2  # compilers are slow at their own
     z_1, z_2 = (x_1 - loc_1) * (-s_1).exp(), (x_2 - loc_2) * (-s_2).exp()
-    y_2 = z_2 * cosh - z_1 * r.sinh()
+    y_2 = z_2 * cosh - z_1 * sinh
     log_weights = (logits * output_map.logit_factor).log_softmax(-1)
     log_shares = log_weights - s_1 - s_2 + cosh.log() - (z_1.square() + y_2.square()) / 2
-    pen_score = pen_log_prob(output_map.pen_logits(outputs), value[..., 2:])
+    pen_score = pen_log_prob(pen * output_map.pen_slope, value[..., 2:])
     offset_log_prob: Tensor = log_shares.logsumexp(-1) - math.log(2 * math.pi)
     return offset_log_prob + pen_score
 
@@ -245,7 +254,7 @@ class _StrokeLogProb(torch.autograd.Function):
     def forward(ctx: Any, outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
         log_prob = outputs.new_empty(len(outputs))
         gradient = torch.empty_like(outputs) if any(ctx.needs_input_grad) else None
-        work = outputs.new_empty(5, min(CHUNK, len(outputs)), output_map.components)
+        work = outputs.new_empty(6, min(CHUNK, len(outputs)), output_map.components)
         for start in range(0, len(outputs), CHUNK):
             rows = slice(start, start + CHUNK)
             rows_gradient = None if gradient is None else gradient[rows]
@@ -287,26 +296,24 @@ def _score_rows(
 ) -> Tensor:
     """Return the log density ``(n)`` of a few rows, and write its gradient where one is wanted.
 
-    Works in place on `planes`, room for two offsets, two scales and a correlation, ``(5, n, K)``.
-    The derivatives are those of equations 27 to 37 of the paper, in whitened coordinates.
+    Works in place on `planes`, ``(6, n, K)``, room for the mixture's outputs and then for their
+    gradient: rows are read once and written once, since steps of K elements are slow. The
+    derivatives are those of equations 27 to 37 of the paper, in whitened coordinates.
     """
     pen_size, components = output_map.sizes[0], output_map.components
-    blocks = outputs[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1)
-    logits, loc, log_scale, correlation = blocks.split([1, 2, 2, 1])
-    z, s, r = planes.split([2, 2, 1])
-    s.copy_(log_scale)
-    r.copy_(correlation)
+    planes.copy_(_as_planes(outputs, pen_size, components))
+    logits, z, s, r = planes.split([1, 2, 2, 1])
     slope_s = slope_r = None
     if output_map.bounds is not None:
         slope_s = saturate_(s, *output_map.bounds.log_scale)
         slope_r = saturate_(r, *output_map.bounds.correlation)
     if output_map.logit_factor != 1:
-        logits = logits * output_map.logit_factor
+        logits *= output_map.logit_factor
     log_weight = logits[0].log_softmax(-1)
     if output_map.log_scale_shift:
         s += output_map.log_scale_shift
     precision = s.neg().exp_()
-    torch.sub(value[:, :2].T.unsqueeze(-1), loc, out=z).mul_(precision)
+    torch.sub(value[:, :2].T.unsqueeze(-1), z, out=z).mul_(precision)
     grow = r[0].exp()
     shrink = grow.reciprocal()
     cosh, sinh = (grow + shrink).mul_(0.5), grow.sub_(shrink).mul_(0.5)
@@ -314,30 +321,36 @@ def _score_rows(
     share = z[0].square().addcmul_(y_2, y_2).mul_(-0.5).add_(log_weight)
     share.sub_(s[0]).sub_(s[1]).add_(cosh.log())
     highest = share.amax(-1, keepdim=True)
-    share.sub_(highest).exp_()
+    exp_or_zero_(share.sub_(highest))
     total = share.sum(-1, keepdim=True)
     pen_logits, state = output_map.pen_logits(outputs), value[:, 2:]
     log_prob: Tensor = (highest + total.log()).squeeze(-1) - math.log(2 * math.pi)
     log_prob += pen_log_prob(pen_logits, state)
     if gradient is None:
         return log_prob
+    responsibility = share.div_(total)
+    torch.sub(responsibility, log_weight.exp_(), out=logits[0])
+    if output_map.logit_factor != 1:
+        logits *= output_map.logit_factor
+    by_cosh = y_2 * (z[1] * sinh).addcmul_(z[0], cosh, value=-1)  # y_2 times dy_2 / dr
+    pull = torch.empty_like(z)
+    torch.addcmul(z[0], y_2, sinh, value=-1, out=pull[0])
+    torch.mul(y_2, cosh, out=pull[1])
+    pull *= responsibility
+    torch.mul(pull, z, out=s).sub_(responsibility)
+    torch.mul(pull, precision, out=z)
+    torch.mul(sinh.div_(cosh).sub_(by_cosh), responsibility, out=r[0])
+    if slope_s is not None:
+        s *= slope_s
+    if slope_r is not None:
+        r *= slope_r
+    _as_planes(gradient, pen_size, components).copy_(planes)
     pen_mean = pen_logits.sigmoid() if pen_size == 1 else pen_logits.softmax(-1)
     gradient[:, :pen_size] = (state - pen_mean) * output_map.pen_slope
-    by_logits, by_loc, by_s, by_r = (
-        gradient[:, pen_size:].unflatten(-1, (6, components)).transpose(0, 1).split([1, 2, 2, 1])
-    )
-    responsibility = share.div_(total)
-    torch.sub(responsibility, log_weight.exp_(), out=by_logits[0])
-    if output_map.logit_factor != 1:
-        by_logits *= output_map.logit_factor
-    by_cosh = y_2 * (z[1] * sinh).addcmul_(z[0], cosh, value=-1)  # y_2 times dy_2 / dr
-    pull = torch.stack([z[0].addcmul(y_2, sinh, value=-1), y_2 * cosh])  # (2, n, K)
-    pull *= responsibility
-    torch.mul(pull, precision, out=by_loc)
-    torch.sub(pull.mul_(z), responsibility, out=by_s)
-    torch.mul(sinh.div_(cosh).sub_(by_cosh), responsibility, out=by_r[0])
-    if slope_s is not None:
-        by_s *= slope_s
-    if slope_r is not None:
-        by_r *= slope_r
     return log_prob
+
+
+def _as_planes(rows: Tensor, pen_size: int, components: int) -> Tensor:
+    """View rows of outputs as weights, two means, two scales and a correlation, ``(6, n, K)``."""
+    blocks: Tensor = rows[:, pen_size:].unflatten(-1, (6, components))
+    return blocks.transpose(0, 1)

@@ -377,7 +377,9 @@ class OutputStrokeDistribution(StrokeDistribution):
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
         """See :meth:`StrokeDistribution.sample`."""
-        outputs = self.outputs.expand(*sample_shape, *self.outputs.shape)
+        outputs = self.outputs
+        if sample_shape:
+            outputs = outputs.expand(*sample_shape, *outputs.shape)
         with torch.no_grad():
             return draw_points(outputs, self.output_map, generator)
 

@@ -8,6 +8,9 @@ from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
 
+# torch.compile makes one of its own and hides what that warns of, unless warnings are errors.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
 SHAPES = [(4, 7), (3, 5), (6, 11), (2, 9)]
 SLOW = pytest.mark.slow
 FLAGS = [True, pytest.param(None, marks=SLOW), pytest.param(False, marks=SLOW)]
@@ -100,7 +103,6 @@ def test_mask_bias_temperature_and_mean_are_one_graph(pen):
 
 @SLOW
 # torch's tracer makes an instance of every autograd.Function that it meets
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.usefixtures("validation")
 @pytest.mark.parametrize("clip", [None, 1e-3])
 @pytest.mark.parametrize("pen", ["bernoulli", None])
@@ -186,3 +188,17 @@ def test_compiled_code_gives_the_numbers(pen):
         return outputs(*shape, pen=pen), points(*shape, pen=pen)
 
     check_against_eager(loss, make, "inductor")
+
+
+@pytest.mark.usefixtures("validation")
+def test_compiled_transforms_differentiate_twice():
+    outputs = torch.randn(6 * 2 + 1, dtype=torch.float64) * 4  # some are saturated
+    point = torch.tensor([0.1, 0.2, 1.0], dtype=torch.float64)
+
+    def score(outputs):
+        return StrokeDistribution.from_outputs(outputs, 2, validate_args=False).log_prob(point)
+
+    for transform in (torch.func.grad, torch.func.hessian):
+        wanted = transform(score)(outputs)
+        compiled = torch.compile(transform(score), fullgraph=True, backend="aot_eager")
+        assert_close(compiled(outputs), wanted)
