@@ -21,6 +21,7 @@ TOWER = [
     "outputs",
     "scoring",
     "draws",
+    "marginals",
     "batch",
     "mixture",
     "stroke",
