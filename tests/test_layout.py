@@ -22,6 +22,7 @@ TOWER = [
     "scoring",
     "draws",
     "marginals",
+    "modes",
     "batch",
     "mixture",
     "stroke",
