@@ -225,6 +225,19 @@ def test_no_rounding_is_left_above_the_diagonal(dims):
     assert (found.diagonal(dim1=-2, dim2=-1) > 0).all()
 
 
+def test_nothing_above_the_diagonal_is_read():
+    logits, loc, scale_tril = mixture_parameters((4,), 3)
+    junk = scale_tril + normal(3, 3, seed=34).triu(1)
+    ours, theirs = (
+        GaussianMixture(logits, loc, f, validate_args=False) for f in (junk, scale_tril)
+    )
+    values = normal(4, 1, seed=35)
+    for change in (lambda d: d.marginal([2, 0]), lambda d: d.condition(1, values)):
+        assert torch.equal(change(ours).logits, change(theirs).logits)
+        assert torch.equal(change(ours).loc, change(theirs).loc)
+        assert torch.equal(change(ours).scale_tril, change(theirs).scale_tril)
+
+
 # Units
 
 

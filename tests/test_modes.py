@@ -12,7 +12,7 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, StrokeDistribution
-from mdn_dist.modes import LIMIT, ascend, at_largest, climb
+from mdn_dist.modes import LIMIT, TOLERANCE, ascend, at_largest, climb
 
 BATCHES = [(), (4,), (2, 3), (2, 1, 3)]
 STROKES = {name: case for name, case in CASES.items() if case.pen is not None}
@@ -81,6 +81,23 @@ def test_no_step_leads_down(size):
         climbed += (after > height).sum().item()
         height = after
     assert climbed > 1000
+
+
+def steps_of_an_ascent(parts, points):
+    height = torch.full(points.shape[:-1], -math.inf, dtype=torch.float64)
+    for steps in range(LIMIT):
+        before = height
+        points, height = climb(*parts, points)
+        if not (height - before > TOLERANCE).any():
+            return steps
+    return LIMIT
+
+
+def test_ascents_end_long_before_the_limit():
+    rows = [mixture_parameters((), 1, 20, seed=seed) for seed in range(0, 800, 20)]
+    logits, loc, scale_tril = (torch.stack(p) for p in zip(*rows, strict=True))
+    parts = ascent_parts(logits, 2 * loc, scale_tril)
+    assert steps_of_an_ascent(parts, parts[1]) < LIMIT / 3
 
 
 def test_an_ascent_ends_where_the_gradient_vanishes():
