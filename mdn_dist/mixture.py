@@ -1,7 +1,7 @@
 """A mixture of multivariate normal distributions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -13,6 +13,8 @@ from torch.distributions import Distribution, constraints
 from mdn_dist.batch import BatchDistribution, check_all, register_container
 from mdn_dist.draws import draw_offset
 from mdn_dist.functional import component_log_density, unviewed, widen
+from mdn_dist.marginals import affine, condition, marginal, resolve_dims
+from mdn_dist.modes import at_largest, highest_mode
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
 from mdn_dist.scoring import mixture_log_prob
 
@@ -253,6 +255,123 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         check_temperature(temperature)
         scale_tril = self.scale_tril * math.sqrt(temperature)
         return self._like(self.logits / temperature, self.loc, scale_tril)
+
+    def marginal(self, dims: int | Sequence[int]) -> Self:
+        """Return the distribution of some coordinates, whatever the others are.
+
+        Args:
+            dims: One coordinate or several, ``M`` in all, each in ``[-D, D)``; the result has them
+                in this order.
+
+        Returns:
+            A new mixture with the same batch and components, in ``M`` coordinates.
+
+        Raises:
+            TypeError: If `dims` holds anything but integers.
+            ValueError: If `dims` is empty, out of range, or names a coordinate twice.
+
+        Example:
+            >>> loc = torch.tensor([[1.0, 2.0, 3.0]])
+            >>> d = GaussianMixture(torch.zeros(1), loc, torch.eye(3).expand(1, 3, 3))
+            >>> d.marginal([2, 0]).mean
+            tensor([3., 1.])
+        """
+        dims = resolve_dims(dims, self.event_shape[0])
+        return self._like(self.logits, *marginal(self.loc, self.scale_tril, dims))
+
+    def condition(self, dims: int | Sequence[int], values: Tensor) -> Self:
+        r"""Return the distribution of the other coordinates, given the values of some.
+
+        .. math:: p(x_b | x_a) = p(x_a, x_b) / p(x_a)
+
+        Components are weighted by their densities of the values. Extra leading dimensions of
+        `values` become batch dimensions.
+
+        Args:
+            dims: The coordinates given, one or several, ``M`` in all, each in ``[-D, D)``.
+            values: Their values in this order, shape ``(*, M)``, broadcast against the batch.
+
+        Returns:
+            A new mixture in the other ``D - M`` coordinates, which keep their order.
+
+        Raises:
+            TypeError: If `dims` holds anything but integers.
+            ValueError: If `dims` is empty, out of range, names a coordinate twice or names all of
+                them, if the shape of `values` does not fit or, under ``validate_args``, if `values`
+                is not finite.
+
+        Example:
+            >>> factor = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), factor)
+            >>> given = d.condition(0, torch.tensor([2.0]))
+            >>> given.mean, given.stddev
+            (tensor([6.]), tensor([4.]))
+        """
+        dims = resolve_dims(dims, self.event_shape[0])
+        self._check_shape(values, "values", len(dims))
+        if self._validates:
+            check_all("values", values.isfinite(), "finite", values)
+        return self._like(*condition(self.logits, self.loc, self.scale_tril, dims, values))
+
+    def affine(self, loc: float | Tensor, scale: float | Tensor) -> Self:
+        """Return the distribution of ``loc + scale * x``, as in other units.
+
+        It undoes a normalisation: the density is in data units then. There,
+        ``d.affine(loc, scale).log_prob(loc + scale * x)`` is
+        ``d.log_prob(x) - log(abs(scale)).sum(-1)``.
+
+        Args:
+            loc: What is added to each coordinate: a number, or a tensor of shape ``(*, D)`` that
+                broadcasts against the batch; brought to the mixture's precision and device.
+            scale: The factor of each coordinate, not zero; likewise.
+
+        Returns:
+            A new mixture.
+
+        Raises:
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
+                finite or `scale` is zero.
+
+        Example:
+            >>> from mdn_dist.data import Normalization
+            >>> units = Normalization(torch.tensor([8.0, 0.0]), torch.tensor([40.0, 20.0]))
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> in_data_units = d.affine(units.loc, units.scale)
+            >>> in_data_units.mean, in_data_units.stddev
+            (tensor([8., 0.]), tensor([40., 20.]))
+        """
+        shift, factor = self._coefficients("loc", loc), self._coefficients("scale", scale)
+        if self._validates:
+            check_all("scale", factor != 0, "finite and not zero", factor)
+        return self._like(self.logits, *affine(self.loc, self.scale_tril, shift, factor))
+
+    def _coefficients(self, name: str, given: float | Tensor) -> Tensor:
+        """Return a number for each coordinate, shape ``(*, D)``, as the mixture's own numbers."""
+        numbers = torch.as_tensor(given, dtype=self.loc.dtype, device=self.loc.device)
+        if not numbers.dim():
+            numbers = numbers.expand(self.event_shape)
+        self._check_shape(numbers, name)
+        if self._validates:
+            check_all(name, numbers.isfinite(), "finite", numbers)
+        return numbers
+
+    @property
+    def mode(self) -> Tensor:
+        """The point of the highest density, shape ``(*, D)``, without a gradient.
+
+        The highest of the modes to which ascents lead from every mean, and from where components
+        cross; a mixture may have more modes than components. Of equal modes, one is taken.
+        """
+        return highest_mode(self.logits, self.loc, self.scale_tril)
+
+    @property
+    def component_mode(self) -> Tensor:
+        """Mean of the component with the largest weight, shape ``(*, D)``.
+
+        All points drawn from :meth:`biased` tend to it as the bias grows, unless several components
+        share the largest weight: of these the first is taken. Graves 2013, section 5.4.
+        """
+        return at_largest(self.logits, self.loc)
 
     @property
     def _weights(self) -> Tensor:

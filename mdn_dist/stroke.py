@@ -1,6 +1,6 @@
 """One distribution for a stroke point: a mixture over the offset joined with a pen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Distribution, constraints
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
+from torch.nn.functional import one_hot
 
 from mdn_dist.batch import BatchDistribution, check_all, register_container
 from mdn_dist.draws import draw_points, draw_state
@@ -252,6 +253,117 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         offset, logits = self.offset.tempered(temperature), self._pen_logits / temperature
         return self._with_parts(offset, logits if self._pen_size > 1 else logits.squeeze(-1))
 
+    def marginal(self, dims: int | Sequence[int]) -> "StrokeDistribution":
+        """Return the distribution of some of the offset's coordinates, and of the pen.
+
+        The pen is independent of the offset, so the offset has the distribution :attr:`offset`
+        whatever the pen does.
+
+        Args:
+            dims: Coordinates of the offset, as :meth:`GaussianMixture.marginal` takes them.
+
+        Returns:
+            A new distribution, of a shorter event.
+
+        Raises:
+            TypeError: If `dims` holds anything but integers.
+            ValueError: If `dims` is empty, out of range, or names a coordinate twice.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.marginal(0).log_prob(torch.zeros(2)).exp()
+            tensor(0.1995)
+        """
+        return self._with_offset(self.offset.marginal(dims))
+
+    def condition(self, dims: int | Sequence[int], values: Tensor) -> "StrokeDistribution":
+        """Return the distribution of the offset's other coordinates and the pen, given some.
+
+        Args:
+            dims: Coordinates of the offset, as :meth:`GaussianMixture.condition` takes them.
+            values: Their values, shape ``(*, M)``, broadcast against the batch.
+
+        Returns:
+            A new distribution, of a shorter event.
+
+        Raises:
+            TypeError: If `dims` holds anything but integers.
+            ValueError: If `dims` is not valid or leaves no coordinate, or `values` does not fit.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 7, 121))
+            >>> dy_and_pen = d.condition(0, torch.ones(4, 7, 1))
+            >>> dy_and_pen.batch_shape, dy_and_pen.event_shape
+            (torch.Size([4, 7]), torch.Size([2]))
+        """
+        return self._with_offset(self.offset.condition(dims, values))
+
+    def affine(self, loc: float | Tensor, scale: float | Tensor) -> "StrokeDistribution":
+        """Return the distribution of ``loc + scale * offset`` and the pen, as in other units.
+
+        With ``affine(normalization.loc, normalization.scale)``, a distribution of normalised points
+        scores and draws points in data units.
+
+        Args:
+            loc: What is added to the offset, as :meth:`GaussianMixture.affine` takes it.
+            scale: The factor of each coordinate, likewise.
+
+        Returns:
+            A new distribution.
+
+        Raises:
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
+                finite or `scale` is zero.
+
+        Example:
+            >>> from mdn_dist.data import Normalization
+            >>> units = Normalization(torch.tensor([8.0, 0.0]), torch.tensor([40.0, 20.0]))
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.affine(units.loc, units.scale).mean
+            tensor([8.0000, 0.0000, 0.5000])
+        """
+        return self._with_offset(self.offset.affine(loc, scale))
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable point, shape ``(*, event)``, without a gradient.
+
+        The offset's :attr:`GaussianMixture.mode`, and the pen's most probable value, the first of
+        several; a flag of probability one half is 0.
+        """
+        return self._join_likeliest_pen(self.offset.mode)
+
+    @property
+    def component_mode(self) -> Tensor:
+        """The offset's :attr:`GaussianMixture.component_mode` and the pen's most probable value."""
+        return self._join_likeliest_pen(self.offset.component_mode)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        """Probability of each of the offset's components given a point.
+
+        Args:
+            value: Points, shape ``(*, event)``; the pen's value makes no difference.
+
+        Returns:
+            Probabilities, shape ``(*, K)``, adding up to 1.
+
+        Raises:
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a point is outside
+                the support.
+
+        Source:
+            Graves 2013, equations 27 and 28.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(25), components=4)
+            >>> d.responsibilities(torch.zeros(3))
+            tensor([0.2500, 0.2500, 0.2500, 0.2500])
+        """
+        self._check_shape(value)
+        if self._validates:
+            self._check(value)
+        return self.offset.responsibilities(value[..., : self._event_size])
+
     @property
     def _event_size(self) -> int:
         return int(self.offset.event_shape[0])
@@ -273,6 +385,16 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     ) -> "StrokeDistribution":
         static = {**self._take_apart()[1], "_pen_argument": pen_argument}
         return self._put_together([offset, pen_parameter], static)
+
+    def _with_offset(self, offset: GaussianMixture) -> "StrokeDistribution":
+        new = StrokeDistribution(offset, self.pen, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _join_likeliest_pen(self, offset: Tensor) -> Tensor:
+        logits = self._pen_logits
+        state = logits > 0 if self._pen_size == 1 else one_hot(logits.argmax(-1), self._pen_size)
+        return torch.cat([offset, state.to(offset)], -1)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "StrokeDistribution":
         parameter = function(self._pen_parameter, int(self._pen_size > 1))

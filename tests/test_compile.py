@@ -6,7 +6,7 @@ from cases import CASES, generator, normal, output_size
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
+from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution, modes
 
 # torch.compile makes one of its own and hides what that warns of, unless warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -99,6 +99,35 @@ def test_mask_bias_temperature_and_mean_are_one_graph(pen):
         return outputs(*shape, pen=pen), points(*shape, pen=pen)
 
     check_against_eager(loss, make, "eager")
+
+
+@SLOW
+@pytest.mark.usefixtures("validation")
+@pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
+def test_marginals_conditionals_and_units_are_one_graph(pen):
+    def loss(outputs, value):
+        d = build(outputs, pen, validate_args=True)
+        changed = [d.marginal(-1), d.condition(1, value[..., :1]), d.affine(1.0, -2.0)]
+        chosen = [d.component_mode.sum()]
+        return sum([c.mean.sum() + c.variance.sum() for c in changed] + chosen)
+
+    def make(*shape):
+        return outputs(*shape, pen=pen), points(*shape, pen=pen)
+
+    check_against_eager(loss, make, "eager")
+
+
+@SLOW
+def test_the_mode_is_one_graph(monkeypatch):
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+    monkeypatch.setattr(modes, "LIMIT", 20)  # steps are unrolled; a hundred take long to compile
+
+    def mode(outputs):
+        return build(outputs, "bernoulli", validate_args=True).mode
+
+    compiled = torch.compile(mode, fullgraph=True, backend="eager")
+    rows = outputs(2, 3)
+    assert_close(compiled(rows), mode(rows), rtol=1e-6, atol=1e-6)
 
 
 @SLOW

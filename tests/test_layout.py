@@ -21,6 +21,8 @@ TOWER = [
     "outputs",
     "scoring",
     "draws",
+    "marginals",
+    "modes",
     "batch",
     "mixture",
     "stroke",
