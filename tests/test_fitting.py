@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from mdn_dist.fitting import fit_mixture
+from mdn_dist import GaussianMixture
 
 
 def seeded(seed):
@@ -50,20 +50,20 @@ def test_every_iteration_raises_the_likelihood(size):
     points, _ = draw(*truth(size, 1.5), 500, seed=size)
     scores = []
     for iterations in range(1, 26):
-        mixture = fit_mixture(
+        mixture = GaussianMixture.fit(
             points, 4, iterations=iterations, tolerance=-math.inf, generator=seeded(1)
         )
         scores.append(score(mixture, points))
     gains = torch.tensor(scores).diff()
     assert gains.min() > -1e-12
-    assert gains.sum() > 0.01
+    assert gains.sum() > 5e-4  # the first steps, which gain most, have chosen the start
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_an_iteration_is_one_step_of_expectation_maximisation(size):
     points, _ = draw(*truth(size, 1.5), 300, seed=size)
     before, after = (
-        fit_mixture(
+        GaussianMixture.fit(
             points, 3, iterations=n, tolerance=-math.inf, min_scale=0.1, generator=seeded(1)
         )
         for n in (4, 5)
@@ -89,7 +89,7 @@ def test_a_known_mixture_is_recovered(size):
     logits, loc, scale_tril = truth(size, 12.0)
     count = 6000
     points, _ = draw(logits, loc, scale_tril, count, seed=10 + size)
-    fitted = fit_mixture(points, 3, generator=seeded(3))
+    fitted = GaussianMixture.fit(points, 3, generator=seeded(3))
     order = fitted.loc[:, 0].argsort()
     share = torch.tensor(logits, dtype=torch.float64).softmax(-1)
     error = (share * (1 - share) / count).sqrt()
@@ -108,14 +108,14 @@ def test_a_known_mixture_is_recovered(size):
 def test_overlapping_components_are_fitted_as_well_as_the_truth(size):
     parameters = truth(size, 1.5)
     points, _ = draw(*parameters, 4000, seed=20 + size)
-    fitted = fit_mixture(points, 3, generator=seeded(size))
+    fitted = GaussianMixture.fit(points, 3, generator=seeded(size))
     true_score = stock(*parameters).log_prob(points).mean().item()
     assert true_score - 2e-3 < score(fitted, points) < true_score + 0.02
 
 
 def test_one_component_is_the_sample_mean_and_covariance_with_the_floor_in_quadrature():
     points, _ = draw(*truth(2, 3.0), 200, seed=4)
-    fitted = fit_mixture(points, 1, min_scale=0.5)
+    fitted = GaussianMixture.fit(points, 1, min_scale=0.5)
     torch.testing.assert_close(fitted.loc[0], points.mean(0), rtol=1e-12, atol=1e-12)
     expected = torch.cov(points.T, correction=0) + 0.25 * torch.eye(2)
     torch.testing.assert_close(fitted.covariance_matrix, expected, rtol=1e-10, atol=1e-12)
@@ -123,11 +123,11 @@ def test_one_component_is_the_sample_mean_and_covariance_with_the_floor_in_quadr
 
 def test_the_fit_stops_at_the_first_gain_below_the_tolerance():
     points, _ = draw(*truth(2, 1.5), 300, seed=5)
-    stopped = fit_mixture(points, 3, tolerance=1e9, generator=seeded(0))
-    two = fit_mixture(points, 3, iterations=2, tolerance=-math.inf, generator=seeded(0))
-    three = fit_mixture(points, 3, iterations=3, tolerance=-math.inf, generator=seeded(0))
-    assert torch.equal(stopped.loc, two.loc)
-    assert not torch.equal(stopped.loc, three.loc)
+    stopped = GaussianMixture.fit(points, 3, tolerance=1e9, generator=seeded(0))
+    one = GaussianMixture.fit(points, 3, iterations=1, tolerance=-math.inf, generator=seeded(0))
+    two = GaussianMixture.fit(points, 3, iterations=2, tolerance=-math.inf, generator=seeded(0))
+    assert torch.equal(stopped.loc, one.loc)
+    assert not torch.equal(stopped.loc, two.loc)
 
 
 DISTINCT = {
@@ -142,7 +142,7 @@ DISTINCT = {
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_repeated_points_stay_finite_at_the_floor(size, components, unit):
     points = unit * torch.tensor(DISTINCT[size], dtype=torch.float64).repeat(7, 1)
-    fitted = fit_mixture(points, components, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, components, generator=seeded(0))
     deviation = fitted.scale_tril.square().sum(-1).sqrt()
     assert deviation.min() > 1e-3 * (1 - 1e-9)
     if unit >= 1:
@@ -157,7 +157,7 @@ def test_repeated_points_stay_finite_at_the_floor(size, components, unit):
 @pytest.mark.parametrize("where", [0.0, -7.5, 1e8])
 def test_equal_points_are_a_spike_of_the_floors_width(count, where):
     points = torch.full((count, 2), where, dtype=torch.float64)
-    fitted = fit_mixture(points, 4, min_scale=0.25, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, 4, min_scale=0.25, generator=seeded(0))
     torch.testing.assert_close(fitted.mean, points[0], rtol=0, atol=1e-7)
     floor = 0.0625 * torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(fitted.covariance_matrix, floor, rtol=1e-9, atol=1e-9)
@@ -167,7 +167,7 @@ def test_equal_points_are_a_spike_of_the_floors_width(count, where):
 def test_points_on_a_line_stay_finite_at_any_scale(unit):
     along = torch.randn(100, 1, dtype=torch.float64, generator=seeded(0))
     points = unit * along * torch.tensor([1.0, 1.7, -0.3], dtype=torch.float64)
-    fitted = fit_mixture(points, 3, generator=seeded(1))
+    fitted = GaussianMixture.fit(points, 3, generator=seeded(1))
     assert fitted.log_prob(points).isfinite().all()
     across = torch.tensor([1.7, -1.0, 0.0], dtype=torch.float64) / math.hypot(1.7, 1.0)
     width = (across @ fitted.scale_tril).norm(dim=-1)  # (K)
@@ -178,8 +178,8 @@ def test_a_large_offset_of_the_data_changes_only_the_means():
     points, _ = draw(*truth(2, 3.0), 500, seed=6)
     shift = torch.tensor([1e8, -3e7], dtype=torch.float64)
     shifted = points + shift
-    there = fit_mixture(shifted, 3, generator=seeded(2))
-    here = fit_mixture(shifted - shift, 3, generator=seeded(2))
+    there = GaussianMixture.fit(shifted, 3, generator=seeded(2))
+    here = GaussianMixture.fit(shifted - shift, 3, generator=seeded(2))
     torch.testing.assert_close(there.loc - shift, here.loc, rtol=0, atol=1e-6)
     torch.testing.assert_close(there.scale_tril, here.scale_tril, rtol=1e-6, atol=1e-6)
 
@@ -188,7 +188,7 @@ def test_a_large_offset_of_the_data_changes_only_the_means():
 def test_the_mixture_has_the_dtype_of_the_points_and_records_no_gradient(dtype):
     points = torch.randn(50, 2, dtype=dtype, generator=seeded(0)).requires_grad_()
     before = points.detach().clone()
-    fitted = fit_mixture(points, 3, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, 3, generator=seeded(0))
     for tensor in (fitted.logits, fitted.loc, fitted.scale_tril):
         assert tensor.dtype == dtype
         assert not tensor.requires_grad
@@ -201,7 +201,7 @@ def test_a_generator_makes_the_fit_reproducible_and_spares_the_global_one():
     points, _ = draw(*truth(2, 1.0), 300, seed=7)
     before = torch.get_rng_state()
     first, again, other = (
-        fit_mixture(points, 5, iterations=3, generator=seeded(seed)) for seed in (0, 0, 1)
+        GaussianMixture.fit(points, 5, iterations=3, generator=seeded(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.loc, again.loc)
@@ -215,7 +215,7 @@ def test_without_a_generator_the_global_one_decides():
     with torch.random.fork_rng():
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            fits.append(fit_mixture(points, 5, iterations=3))
+            fits.append(GaussianMixture.fit(points, 5, iterations=3))
     assert torch.equal(fits[0].loc, fits[1].loc)
     assert not torch.equal(fits[0].loc, fits[2].loc)
 
@@ -244,4 +244,4 @@ GOOD = torch.zeros(4, 2)
 )
 def test_errors_name_the_argument(points, arguments, error, match):
     with pytest.raises(error, match=match):
-        fit_mixture(points, **{"components": 2, **arguments})
+        GaussianMixture.fit(points, **{"components": 2, **arguments})

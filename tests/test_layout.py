@@ -22,9 +22,10 @@ TOWER = [
     "scoring",
     "draws",
     "batch",
+    "points",
+    "fitting",
     "mixture",
     "stroke",
-    "fitting",
     "head",
     "networks",
 ]
