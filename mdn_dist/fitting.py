@@ -14,7 +14,7 @@ from torch import Tensor
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
 START_ITERATIONS = 5
 CANDIDATES = 4  # tried for each seed
-BLOCK = 2**16  # numbers in a plane of whitened points: a few such planes fit in a cache
+BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
 FAINT = -500.0  # a log responsibility: to the exponential of less, arithmetic is slow (subnormal)
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
