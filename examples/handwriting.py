@@ -29,7 +29,6 @@ from lettering import lettering
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributions import Bernoulli
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -40,7 +39,6 @@ from mdn_dist import (
     generate,
     plotting,
 )
-from mdn_dist.fitting import fit_mixture
 
 HELD_OUT = 0.1  # share of the drawings or, where they are known, of the writers
 LONGEST = 300  # points; longer drawings are cut into pieces
@@ -127,14 +125,12 @@ def evaluate(network: PredictionNetwork, drawings: list[Tensor]) -> tuple[float,
 
 
 def unconditional_score(strokes: Strokes, args: argparse.Namespace) -> float:
-    """Scores the best of three fitted mixtures that take no notice of the points before."""
+    """Scores the best distribution that takes no notice of the points before."""
     train, held_out = (
         torch.cat([p[1:] for p in part]) for part in (strokes.train, strokes.held_out)
     )
-    sample = train[torch.randperm(len(train))[:10_000]]
-    fits = [fit_mixture(sample[:, :2], args.components) for _ in range(3)]
-    best = max(fits, key=lambda fit: fit.log_prob(train[:, :2]).mean())
-    model = StrokeDistribution(best, Bernoulli(probs=train[:, 2].mean()))
+    sample = train[torch.randperm(len(train))[:100_000]]
+    model = StrokeDistribution.fit(sample, args.components)
     return -model.log_prob(held_out).mean().item()
 
 

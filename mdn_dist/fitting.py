@@ -1,117 +1,197 @@
-"""Fit an unconditional mixture to points by expectation maximisation."""
+r"""Fit mixtures to points by expectation maximisation, all starts side by side.
+
+``R`` counts the starts and ``N`` the points. Both steps work in each component's own whitened
+coordinates :math:`y = L^{-1} (x - \mu)`, which keep their digits however narrow a component and
+however far from the others; with a 1 below them, one product with the points gives all
+:math:`(y, 1)`, and one more the sums that the next parameters are made of.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import component_log_density
-from mdn_dist.mixture import GaussianMixture
-
-LLOYD_ITERATIONS = 10
+START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
+START_ITERATIONS = 5
+CANDIDATES = 4  # tried for each seed
+BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
+FAINT = -500.0  # a log responsibility: to the exponential of less, arithmetic is slow (subnormal)
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
+
+Parameters = tuple[Tensor, Tensor, Tensor]
+"""Logits ``(R, K)``, means ``(R, K, D)``, Cholesky factors ``(R, K, D, D)``."""
 
 
 @torch.no_grad()
-def fit_mixture(
+def fit_parameters(
     points: Tensor,
     components: int,
     *,
-    min_scale: float = 1e-3,
-    iterations: int = 200,
-    tolerance: float = 1e-5,
-    generator: torch.Generator | None = None,
-) -> GaussianMixture:
-    """Fit a mixture with full covariances, from k-means++ means, in float64 and log space.
+    min_scale: float,
+    restarts: int,
+    iterations: int,
+    tolerance: float,
+    generator: torch.Generator | None,
+) -> Parameters:
+    """Fit a mixture as :meth:`mdn_dist.GaussianMixture.fit` tells, in float64.
 
     Args:
         points: Data, shape ``(N, D)``.
         components: Number of components ``K``.
-        min_scale: Added in quadrature to every component's scale, in data units, so that repeated
-            points cannot make the likelihood infinite.
-        iterations: At most this many steps of expectation maximisation.
+        min_scale: Added in quadrature to every component's scale.
+        restarts: Number of starts.
+        iterations: At most this many steps from the best start.
         tolerance: Stop when a step gains less than this, in nats a point.
-        generator: Source of randomness; torch's global one by default.
+        generator: Source of randomness; torch's global one if None.
 
     Returns:
-        A mixture of batch shape ``()`` and of the dtype of `points`.
+        Logits ``(K)``, means ``(K, D)`` and Cholesky factors ``(K, D, D)``, in float64.
 
     Raises:
         TypeError: If `points` is not floating point.
-        ValueError: If `points` is not a non-empty matrix of finite numbers, `components` or
-            `iterations` is less than 1, or `min_scale` is not positive and finite.
-
-    Source:
-        Arthur and Vassilvitskii 2007 (k-means++); Dempster, Laird and Rubin 1977 (EM).
-
-    Example:
-        >>> points = torch.tensor([[-1.0], [-1.0], [3.0], [3.0]])
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> fit_mixture(points, 2, generator=generator).loc.flatten().sort().values
-        tensor([-1.,  3.])
+        ValueError: If an argument is out of range.
     """
+    _check(points, min_scale, components=components, restarts=restarts, iterations=iterations)
+    centre = points.double().mean(0)
+    data = points.double() - centre  # a large offset would cost distances their digits
+    few = data
+    if len(data) > START_POINTS:
+        few = data[torch.randperm(len(data), generator=generator, device=data.device)]
+        few = few[:START_POINTS]
+    labels = _k_means_plus_plus(few, components, restarts, generator)
+    starts = _from_labels(few, labels, components, min_scale)
+    starts = _climb(starts, few, min_scale, START_ITERATIONS)
+    best = _expect(starts, _with_ones(few))[0].argmax(0, keepdim=True)
+    logits, loc, scale_tril = (parameter[best] for parameter in starts)
+    logits, loc, scale_tril = _climb(
+        (logits, loc, scale_tril), data, min_scale, iterations, tolerance
+    )
+    return logits[0], loc[0] + centre, scale_tril[0]
+
+
+def _check(points: Tensor, min_scale: float, **counts: int) -> None:
+    """Raise ValueError or TypeError for arguments that no mixture can be fitted with."""
     if points.dim() != 2 or not points.numel():
         raise ValueError(f"points must have shape (N, D), N > 0, got {tuple(points.shape)}")
     if not points.is_floating_point():
         raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
-    for name, number in {"components": components, "iterations": iterations}.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     if not 0 < min_scale < math.inf:
         raise ValueError(f"min_scale must be positive and finite, got {min_scale}")
-    centre = points.double().mean(0)
-    data = points.double() - centre  # a large offset would cost distances their digits
-    weights = _hard_assignments(data, _k_means(data, components, generator))  # (N, K)
-    best = -math.inf
-    for _ in range(iterations):
-        parameters = _maximise(data, weights, min_scale)
-        log_shares = component_log_density(*parameters, data)
-        score = log_shares.logsumexp(-1).mean().item()
-        if score - best < tolerance:
-            break
-        best = score
-        weights = log_shares.softmax(-1)
-    logits, loc, scale_tril = parameters
-    return GaussianMixture(logits.to(points), (loc + centre).to(points), scale_tril.to(points))
 
 
-def _k_means(data: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
-    """Return ``(K, D)`` centres: k-means++ seeds, improved by Lloyd's iterations."""
-    first = torch.randint(len(data), (1,), generator=generator, device=data.device)
-    centres = data[first]
-    nearest = torch.full_like(data[:, 0], math.inf)  # squared distance to the nearest centre
-    for _ in range(components - 1):
-        distance = torch.cdist(data, centres[-1:]).squeeze(-1).square()
-        nearest = torch.minimum(nearest, distance)
-        chance = nearest.clamp_min(torch.finfo(nearest.dtype).tiny)
-        cumulative = chance.cumsum(0)
-        target = cumulative[-1] * torch.rand(
-            1, generator=generator, dtype=data.dtype, device=data.device
+def _k_means_plus_plus(
+    data: Tensor, components: int, restarts: int, generator: torch.Generator | None
+) -> Tensor:
+    """Return the nearest of ``K`` seeds of each point, ``(R, N)``.
+
+    Seeds are points, drawn by their squared distance to the seeds before; of a few candidates, the
+    one that leaves the smallest sum of squares is kept. Distances are between inverse hyperbolic
+    sines, so that a few points far out, as of a pen that jumps, do not attract most of the seeds.
+    """
+    size = data.abs().mean(0).clamp_min(torch.finfo(data.dtype).tiny)
+    data = (data / size).asinh()
+    nearest = data.new_full((restarts, len(data)), math.inf)  # squared distance to a seed
+    labels = torch.zeros_like(nearest, dtype=torch.int64)
+    chance = torch.ones_like(nearest)
+    for k in range(components):
+        cumulative = chance.cumsum(-1)
+        uniform = torch.rand(
+            restarts, CANDIDATES, generator=generator, dtype=data.dtype, device=data.device
         )
-        index = torch.searchsorted(cumulative, target).clamp_max(len(data) - 1)
-        centres = torch.cat([centres, data[index]])
-    for _ in range(LLOYD_ITERATIONS):
-        members = _hard_assignments(data, centres)
-        count = members.sum(0).unsqueeze(-1)
-        centres = torch.where(count > 0, members.T @ data / count.clamp_min(1), centres)
-    return centres
+        drawn = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform)
+        seeds = data[drawn.clamp_max(len(data) - 1)]  # (R, candidates, D)
+        distance = torch.cdist(seeds, data, compute_mode="donot_use_mm_for_euclid_dist").square()
+        left = torch.minimum(distance, nearest.unsqueeze(1))
+        best = left.sum(-1).argmin(-1)[:, None, None]  # (R, 1, 1)
+        reduced = left.take_along_dim(best, 1).squeeze(1)  # (R, N)
+        labels[reduced < nearest] = k
+        nearest = reduced
+        chance = nearest.clamp_min(torch.finfo(data.dtype).tiny)
+    return labels
 
 
-def _hard_assignments(data: Tensor, centres: Tensor) -> Tensor:
-    """Return ``(N, K)`` weights, 1 at the nearest centre of each point."""
-    nearest = torch.cdist(data, centres).argmin(-1)
-    return torch.nn.functional.one_hot(nearest, len(centres)).to(data)
+def _from_labels(data: Tensor, labels: Tensor, components: int, min_scale: float) -> Parameters:
+    """Return components with the mean and the variances of the points that `labels` give them."""
+    label = torch.arange(components, device=data.device).unsqueeze(-1)
+    members = (labels.unsqueeze(1) == label).to(data)  # (R, K, N)
+    count = members.sum(-1, keepdim=True) + torch.finfo(data.dtype).eps
+    loc = members @ data / count
+    difference = data - loc.take_along_dim(labels.unsqueeze(-1), 1)  # (R, N, D)
+    scale = (members @ difference.square() / count + min_scale**2).sqrt()
+    return count.squeeze(-1).log(), loc, torch.diag_embed(scale)
 
 
-def _maximise(data: Tensor, weights: Tensor, min_scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits, means and Cholesky factors most likely under `weights`, ``(N, K)``."""
-    count = weights.sum(0) + torch.finfo(data.dtype).eps  # (K)
-    loc = weights.T @ data / count.unsqueeze(-1)  # (K, D)
-    difference = data - loc.unsqueeze(-2)  # (K, N, D)
-    products = (weights.T.unsqueeze(-1) * difference).mT @ difference  # (K, D, D)
-    covariance = products / count[:, None, None]
+def _climb(
+    parameters: Parameters,
+    data: Tensor,
+    min_scale: float,
+    iterations: int,
+    tolerance: float = -math.inf,
+) -> Parameters:
+    """Raise the likelihood of `data`, ``(N, D)``, until no start gains `tolerance` in a step."""
+    points = _with_ones(data)
+    before = data.new_full((), -math.inf)
+    for _ in range(iterations):
+        score, moments = _expect(parameters, points)
+        if (score - before).amax() < tolerance:
+            break
+        before = score
+        parameters = _maximise(parameters, moments, min_scale)
+    return parameters
+
+
+def _with_ones(data: Tensor) -> Tensor:
+    """Return points ``(N, D)`` as columns with a 1 below, ``(D + 1, N)``."""
+    return torch.cat([data, torch.ones_like(data[:, :1])], -1).mT.contiguous()
+
+
+def _expect(parameters: Parameters, points: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the mean log density ``(R)`` of `points`, ``(D + 1, N)``, and weighted moments.
+
+    The moments are :math:`\sum_n \gamma_{kn} (y, 1) (y, 1)^T`, shape ``(R, K, D + 1, D + 1)``. A
+    block of points at a time keeps memory small, and planes ``(N)`` keep it contiguous.
+    """
+    logits, loc, scale_tril = parameters
+    *_, components, size = loc.shape
+    identity = torch.eye(size, dtype=loc.dtype, device=loc.device)
+    inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
+    rows = torch.cat([inverse, -inverse @ loc.unsqueeze(-1)], -1)  # (R, K, D, D + 1)
+    last = torch.eye(size + 1, dtype=loc.dtype, device=loc.device)[-1:].expand_as(rows[..., :1, :])
+    whitening = torch.cat([rows, last], -2).reshape(-1, size + 1)  # (R K (D + 1), D + 1)
+    log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = logits.log_softmax(-1) - log_determinant - size / 2 * math.log(2 * math.pi)
+    total = loc.new_zeros(len(loc))
+    moments = loc.new_zeros(len(loc) * components, size + 1, size + 1)
+    for block in points.split(max(64, BLOCK // len(whitening)), -1):
+        y = (whitening @ block).view(-1, components, size + 1, block.shape[-1])
+        share = y[:, :, 0].square()
+        for d in range(1, size):
+            share.addcmul_(y[:, :, d], y[:, :, d])
+        share = torch.add(constant.unsqueeze(-1), share, alpha=-0.5)  # (R, K, n)
+        highest = share.amax(1, keepdim=True)
+        share.sub_(highest).clamp_(min=FAINT).exp_()
+        density = share.sum(1, keepdim=True)
+        share.div_(density)
+        total += (highest + density.log()).sum((1, 2))
+        weighted = (share.unsqueeze(2) * y).flatten(0, 1)  # (R K, D + 1, n)
+        moments += weighted @ y.flatten(0, 1).mT
+    return total / points.shape[-1], moments.unflatten(0, (-1, components))
+
+
+def _maximise(parameters: Parameters, moments: Tensor, min_scale: float) -> Parameters:
+    """Return the parameters most likely under the weights that `moments` were taken with."""
+    _, loc, scale_tril = parameters
+    count = moments[..., -1, -1] + torch.finfo(loc.dtype).eps  # (R, K)
+    moments = moments / count[..., None, None]
+    shift = scale_tril @ moments[..., :-1, -1:]  # (R, K, D, 1), of the mean
+    about_old = scale_tril @ moments[..., :-1, :-1] @ scale_tril.mT  # (R, K, D, D)
+    covariance = about_old - shift @ shift.mT
     # Rounding can leave points on a line a negative variance larger than a small floor makes up.
-    floor = min_scale**2 + ROUNDING * covariance.diagonal(dim1=-2, dim2=-1)  # (K, D)
-    return count.log(), loc, torch.linalg.cholesky(covariance + torch.diag_embed(floor))
+    floor = min_scale**2 + ROUNDING * about_old.diagonal(dim1=-2, dim2=-1)  # (R, K, D)
+    factor = torch.linalg.cholesky(covariance + torch.diag_embed(floor))
+    return count.log(), loc + shift.squeeze(-1), factor

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist.batch import check_all
-from mdn_dist.fitting import fit_mixture
 from mdn_dist.functional import clip_gradient, unviewed
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
-from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution, valid_state
+from mdn_dist.points import gather_points, log_odds
+from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
@@ -178,20 +177,21 @@ class MixtureDensityHead(nn.Module):
             >>> head.initialize(points, generator=generator)(torch.zeros(8)).loc.abs().max() < 0.2
             tensor(True)
         """
-        points = self._points(strokes, mask)
         output_map, weight = self.output_map, self.linear.weight
+        points = gather_points(strokes, mask, output_map.event_size, output_map.point_size)
+        points = points.to(weight)
         offset, pen = points.tensor_split([output_map.event_size], -1)
         chosen = torch.randperm(len(offset), generator=generator, device=offset.device)
         chosen = chosen[:INITIAL_POINTS]
         bounds = output_map.bounds or Bounds()
-        mixture = fit_mixture(
+        mixture = GaussianMixture.fit(
             offset[chosen],
             output_map.components,
             min_scale=min(1e-3, 10 * bounds.min_scale),
             generator=generator,
         )
         parameters = Parameters(
-            _log_odds(pen), mixture.logits.log_softmax(-1), mixture.loc, mixture.scale_tril
+            log_odds(pen), mixture.logits.log_softmax(-1), mixture.loc, mixture.scale_tril
         )
         self.linear.bias.copy_(output_map.outputs(parameters))
         unit = self._output_units(mixture, points[chosen[:SPREAD_POINTS]])
@@ -213,45 +213,6 @@ class MixtureDensityHead(nn.Module):
             (slope,) = torch.autograd.grad(score, outputs)
         return torch.fmin(unit, (share / slope.square().mean(0)).sqrt())  # fmin leaves out NaN
 
-    def _points(self, strokes: Tensor | Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """Return the real points of `strokes` as ``(N, event)``, checked."""
-        size = self.output_map.point_size
-        parts = [strokes] if isinstance(strokes, Tensor) else list(strokes)
-        for part in parts:
-            if part.shape[-1:] != (size,):
-                raise ValueError(
-                    f"strokes must end in {size} values, got shape {tuple(part.shape)}"
-                )
-        if mask is not None:
-            parts = [_select(strokes, mask)]
-        if not sum(part.numel() for part in parts):
-            raise ValueError("strokes must hold at least one point, got none")
-        points = torch.cat([part.reshape(-1, size) for part in parts])
-        if not points.isfinite().all():
-            raise ValueError("strokes must be finite where mask is True, got infinite or NaN")
-        pen = points[:, self.output_map.event_size :]
-        check_all("pen in strokes", valid_state(pen), "0 or 1, a single 1 for pen states", pen)
-        return points.to(self.linear.weight)
-
     def extra_repr(self) -> str:
         """Describe the map from outputs to parameters."""
         return f"output_map={self.output_map}, clip_gradient={self.clip_gradient}"
-
-
-def _select(strokes: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Return the points ``(N, event)`` of `strokes` where `mask` is True, or raise."""
-    if not isinstance(strokes, Tensor):
-        raise ValueError("mask must come with one tensor of strokes, got a sequence")  # noqa: TRY004
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, got {mask.dtype}")
-    if mask.shape != strokes.shape[:-1]:
-        raise ValueError(
-            f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"
-        )
-    return strokes[mask]
-
-
-def _log_odds(pen: Tensor) -> Tensor:
-    """Return the pen's logits ``(pen)`` from its values ``(N, pen)``, with half a count added."""
-    share = (pen.sum(0) + 0.5) / (len(pen) + 1)
-    return share.logit() if pen.shape[-1] == 1 else share.log()

@@ -18,6 +18,7 @@ from mdn_dist.draws import draw_points, draw_state
 from mdn_dist.functional import widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
+from mdn_dist.points import gather_points, log_odds, valid_state
 from mdn_dist.scoring import pen_log_prob, stroke_log_prob
 
 
@@ -167,10 +168,66 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> StrokeDistribution.from_outputs(torch.zeros(4, 7, 121)).pen.batch_shape
             torch.Size([4, 7])
         """
-        if pen is None:
-            raise ValueError("pen must be 'bernoulli' or 'one_hot'; GaussianMixture has none")
-        output_map = OutputMap(components, event_size, pen, bounds)
+        output_map = _stroke_map(components, event_size, pen, bounds)
         return OutputStrokeDistribution(outputs, output_map, validate_args=validate_args)
+
+    @staticmethod
+    def fit(
+        strokes: Tensor | Sequence[Tensor],
+        components: int = 20,
+        *,
+        mask: Tensor | None = None,
+        event_size: int = 2,
+        pen: Pen = "bernoulli",
+        min_scale: float = 1e-3,
+        restarts: int = 8,
+        generator: torch.Generator | None = None,
+        validate_args: bool | None = None,
+    ) -> "StrokeDistribution":
+        """Fit the best distribution that takes no notice of other points, without a network.
+
+        Offsets are fitted by :meth:`GaussianMixture.fit`; the pen by the shares of its values, with
+        half a count added. A network that scores no better has learnt nothing from the points
+        before.
+
+        Args:
+            strokes: Points, shape ``(*, event)``, or a sequence of tensors ``(T, event)``.
+            components: Number of components ``K``.
+            mask: True where a point is real, boolean, shape ``(*)``; only with one tensor of
+                `strokes`.
+            event_size: Number of coordinates ``D``.
+            pen: ``"bernoulli"`` for a flag, ``"one_hot"`` for three pen states.
+            min_scale: Added in quadrature to every component's scale, in data units.
+            restarts: Number of starts of the mixture's fit.
+            generator: Source of randomness; torch's global one by default.
+            validate_args: Whether to check every value scored.
+
+        Returns:
+            A distribution of batch shape ``()`` and of the dtype of `strokes`.
+
+        Raises:
+            TypeError: If `strokes` is not floating point or `mask` is not boolean.
+            ValueError: If there is no point, points are not finite or of the wrong size, the pen's
+                values are not 0 or 1, `mask` does not fit, or another argument is out of range.
+
+        Example:
+            >>> strokes = torch.tensor([[-1.0, 0.0, 0.0], [3.0, 0.0, 1.0]]).repeat(50, 1)
+            >>> StrokeDistribution.fit(strokes, components=2).mean
+            tensor([1.0000, 0.0000, 0.5000])
+        """
+        output_map = _stroke_map(components, event_size, pen)
+        points = gather_points(strokes, mask, event_size, output_map.point_size)
+        offset, state = widen(points.detach()).tensor_split([event_size], -1)
+        mixture = GaussianMixture.fit(
+            offset, components, min_scale=min_scale, restarts=restarts, generator=generator
+        )
+        logits = log_odds(state)
+        chosen = (
+            Bernoulli(logits=logits.squeeze(-1))
+            if pen == "bernoulli"
+            else OneHotCategorical(logits=logits)
+        )
+        return StrokeDistribution(mixture, chosen, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> StrokePoint:
@@ -517,24 +574,13 @@ class OutputStrokeDistribution(StrokeDistribution):
         return self._with(function(self.outputs, 1), self.output_map)
 
 
-def valid_state(state: Tensor) -> Tensor:
-    """Tell which elements of a pen's values are valid: 0 or 1, in a row with one 1 for states.
-
-    Args:
-        state: Flags, shape ``(*, 1)``, or one-hot states, shape ``(*, 3)``.
-
-    Returns:
-        Truth values, shaped like `state`.
-
-    Example:
-        >>> valid_state(torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]))
-        tensor([[ True,  True,  True],
-                [False, False, False]])
-    """
-    valid = (state == 0) | (state == 1)
-    if state.shape[-1] > 1:
-        valid &= (state == 1).sum(-1, keepdim=True) == 1
-    return valid
+def _stroke_map(
+    components: int, event_size: int, pen: Pen, bounds: Bounds | None = None
+) -> OutputMap:
+    """Return the order and maps of outputs that have a pen, or raise ValueError."""
+    if pen is None:
+        raise ValueError("pen must be 'bernoulli' or 'one_hot'; GaussianMixture has none")
+    return OutputMap(components, event_size, pen, bounds)
 
 
 def _make_pen(kind: Any, parameter: dict[str, Tensor], validate_args: bool) -> Any:

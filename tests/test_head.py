@@ -273,7 +273,6 @@ def test_an_initialized_head_scores_as_well_as_the_truth(size, pen, correlation)
     points = with_pen(offset, pen)
     best = -truth.log_prob(offset).mean().item() + pen_entropy(points, size)
     for width in (64, 400):
-        # One start of EM in nine ends in a local optimum here; this seed is one of the others.
         head = head_of(width, 4, size, pen).initialize(points, generator=seeded(4))
         found = loss(head, points, normal(3000, width, seed=3))
         # Four components fit 3,000 points better than the truth by at most half their number of

@@ -24,9 +24,10 @@ TOWER = [
     "marginals",
     "modes",
     "batch",
+    "points",
+    "fitting",
     "mixture",
     "stroke",
-    "fitting",
     "head",
     "networks",
 ]
