@@ -164,16 +164,16 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
     def _validates(self) -> bool:
         return self._validate_args and not traced()
 
-    def _check_shape(self, value: Tensor) -> None:
+    def _check_shape(self, value: Tensor, name: str = "value") -> None:
         if value.shape[-1:] != self.event_shape:
             raise ValueError(
-                f"value must end in {self.event_shape[0]} values, got shape {tuple(value.shape)}"
+                f"{name} must end in {self.event_shape[0]} values, got shape {tuple(value.shape)}"
             )
         try:
             torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         except RuntimeError as error:
             raise ValueError(
-                f"value must broadcast against batch shape {tuple(self.batch_shape)}, "
+                f"{name} must broadcast against batch shape {tuple(self.batch_shape)}, "
                 f"got shape {tuple(value.shape)}"
             ) from error
 

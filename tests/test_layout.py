@@ -21,6 +21,7 @@ TOWER = [
     "outputs",
     "scoring",
     "draws",
+    "rosenblatt",
     "batch",
     "mixture",
     "stroke",
