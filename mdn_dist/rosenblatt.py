@@ -22,6 +22,7 @@ from torch.special import erfc, ndtr, ndtri
 from mdn_dist.functional import traced
 
 LOG_NORMAL = math.log(2 * math.pi) / 2
+CHUNK = 1024  # points dealt with at once, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
 
 
@@ -118,9 +119,17 @@ def _conditional(loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]) -> tup
 
 def _reweigh(log_weight: Tensor, scale: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log weights ``(*, K)`` after a coordinate, and its log density ``(*, 1)``."""
-    log_share = log_weight - scale.log() - whitened.square() / 2
+    log_share = (log_weight - scale.log()).addcmul(whitened, whitened, value=-0.5)
     total = log_share.logsumexp(-1, keepdim=True)
     return log_share - total, total - LOG_NORMAL
+
+
+def _in_planes(loc: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and factors with each ``[..., d]`` and ``[..., i, j]`` contiguous in memory."""
+    return (
+        loc.movedim(-1, 0).contiguous().movedim(0, -1),
+        scale_tril.movedim((-2, -1), (0, 1)).contiguous().movedim((0, 1), (-2, -1)),
+    )
 
 
 def _attach(
@@ -162,70 +171,97 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, loc, scale_tril, value = ctx.saved_tensors
-        return (*_pull_back(logits, loc, scale_tril, value, gradients[0]), None)
+        tensors = (logits, loc, scale_tril, value, gradients[0])
+        plain = torch.is_grad_enabled() or traced()
+        planes = _pull_back(*tensors) if plain else _pull_back_rows(*tensors)
+        by_logits, by_loc, by_scale_tril, by_uniform = planes
+        by_loc, by_scale_tril = by_loc.movedim(0, -1), by_scale_tril.movedim((0, 1), (-2, -1))
+        return by_logits, by_loc, by_scale_tril, by_uniform, None
+
+
+def _pull_back_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return :func:`_pull_back` of `tensors`, a few rows at a time."""
+    shape = tensors[0].shape[:-1]
+    rows = [t.reshape(-1, *t.shape[len(shape) :]).split(CHUNK) for t in tensors]
+    parts = zip(*(_pull_back(*chunk) for chunk in zip(*rows, strict=True)), strict=True)
+    whole = (torch.cat(part, -2) for part in parts)
+    return tuple(t.reshape(*t.shape[:-2], *shape, t.shape[-1]) for t in whole)
 
 
 def _pull_back(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     r"""Turn the gradient by a point into those by ``logits, loc, scale_tril, uniform``.
+
+    Those by means and factors come as planes, ``(D, *, K)`` and ``(D, D, *, K)``.
 
     The adjoint :math:`\lambda = -(\partial u / \partial x)^{-T} g` is found from the last
     coordinate to the first, times the density of each: that alone never overflows.
     """
-    log_weight, whitened = logits.log_softmax(-1), list[Tensor]()
+    loc, scale_tril = _in_planes(loc, scale_tril)
+    log_weight = logits.log_softmax(-1)
+    weight = log_weight.exp()
+    whitened: list[Tensor] = []
     shares, moved, log_densities = [], [], []
     for x in value.split(1, -1):
         mean, scale = _conditional(loc, scale_tril, whitened)
         y = (x - mean) / scale
         log_share, log_density = _reweigh(log_weight, scale, y)
-        moved.append(_moved(log_weight, y, log_density))
+        moved.append(_moved(weight, log_weight - log_density, y))
+        log_weight, weight = log_share, log_share.exp()
         whitened.append(y)
-        shares.append(log_share.exp())
+        shares.append(weight)
         log_densities.append(log_density)
-        log_weight = log_share
 
     size = len(whitened)
-    zero = torch.zeros_like(log_weight)
+    zero = torch.zeros_like(weight)
     by_weight = zero  # by the log weights of the later coordinates
     by_loc, by_uniform = [zero] * size, log_densities
-    by_factor = [[zero] * size for _ in range(size)]
+    by_factor = [zero] * size**2
     for d in reversed(range(size)):
         y, scale = whitened[d], scale_tril[..., d, d]
         later = y * by_weight
         for i in range(d + 1, size):
-            later = later - scale_tril[..., i, d] * by_loc[i]
+            later = later.addcmul(scale_tril[..., i, d], by_loc[i], value=-1)
         later = later / scale
         rate = gradient[..., d : d + 1] - later.sum(-1, keepdim=True)  # (*, 1)
-        by_loc[d] = later + rate * shares[d]
-        by_factor[d] = [by_loc[d] * whitened[j] for j in range(d + 1)] + [zero] * (size - d - 1)
-        by_factor[d][d] = by_factor[d][d] - by_weight / scale
-        by_weight = by_weight - rate * moved[d]
+        by_loc[d] = later.addcmul(rate, shares[d])
+        for j in range(d + 1):
+            by_factor[d * size + j] = by_loc[d] * whitened[j]
+        by_factor[d * size + d] = by_factor[d * size + d] - by_weight / scale
+        by_weight = by_weight.addcmul(rate, moved[d], value=-1)
         by_uniform[d] = rate * (-log_densities[d]).exp()
-    rows = [torch.stack(row, -1) for row in by_factor]
-    return by_weight, torch.stack(by_loc, -1), torch.stack(rows, -2), torch.cat(by_uniform, -1)
+    by_scale_tril = torch.stack(by_factor).unflatten(0, (size, size))
+    return by_weight, torch.stack(by_loc), by_scale_tril, torch.cat(by_uniform, -1)
 
 
-def _moved(log_weight: Tensor, whitened: Tensor, log_density: Tensor) -> Tensor:
-    r"""Return :math:`w_k (\Phi(y_k) - u)` over the density, ``(*, K)``.
+def _moved(weight: Tensor, log_ratio: Tensor, whitened: Tensor) -> Tensor:
+    r"""Return :math:`w_k (\Phi(y_k) - u) / f` for the density :math:`f`, ``(*, K)``.
 
     Any constant may be taken from every :math:`\Phi`, since :math:`u` is their mean. With 0 where
     :math:`u < 1/2` and 1 elsewhere, what is left is small where the density is.
+
+    Args:
+        weight: Weights :math:`w_k`, shape ``(*, K)``.
+        log_ratio: Logarithm of :math:`w_k / f`, shape ``(*, K)``.
+        whitened: Whitened coordinate :math:`y_k`, shape ``(*, K)``.
     """
-    weight = log_weight.exp()
-    lower = (weight * ndtr(whitened)).sum(-1, keepdim=True) < 0.5
-    side = torch.where(lower, 1.0, -1.0).to(whitened)
-    tail = (erfc(-math.sqrt(0.5) * side * whitened) / 2).clamp_min(torch.finfo(weight.dtype).tiny)
-    beyond = (log_weight + tail.log() - log_density).exp()
-    moved: Tensor = side * (beyond - weight * beyond.sum(-1, keepdim=True))
+    x = whitened * -math.sqrt(0.5)
+    lower = (weight * erfc(x)).sum(-1, keepdim=True) < 1
+    side = torch.where(lower, 1.0, -1.0).to(x)
+    tail = erfc(x * side).clamp_min(torch.finfo(x.dtype).tiny).log()
+    beyond = (log_ratio + tail).exp()  # twice
+    moved: Tensor = (beyond - weight * beyond.sum(-1, keepdim=True)) * (side / 2)
     return moved
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # unrolled, its steps are a huge graph
 def _invert(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform: Tensor) -> Tensor:
     """Find the points of :func:`inverse_rosenblatt`, a coordinate at a time."""
     kind = torch.finfo(uniform.dtype)
     uniform = uniform.clamp(kind.tiny, 1 - kind.eps / 2)
-    log_weight, whitened = logits.log_softmax(-1), list[Tensor]()
+    log_weight = logits.log_softmax(-1)
+    whitened: list[Tensor] = []
     value: list[Tensor] = []
     for u in uniform.split(1, -1):
         mean, scale = _conditional(loc, scale_tril, whitened)
