@@ -17,6 +17,7 @@ from mdn_dist.functional import component_log_density, unviewed, widen
 from mdn_dist.marginals import affine, condition, marginal, resolve_dims
 from mdn_dist.modes import at_largest, highest_mode
 from mdn_dist.outputs import Bounds, OutputMap, check_bias, check_temperature
+from mdn_dist.rosenblatt import inverse_rosenblatt, reparameterize, rosenblatt
 from mdn_dist.scoring import mixture_log_prob
 
 
@@ -62,7 +63,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
     }
     support = constraints.real_vector
-    has_rsample = False
+    has_rsample = True
 
     _parts = ("logits", "loc", "scale_tril")
     _static = ("_num_component", "_event_ndims", "_event_shape", "_validate_args")
@@ -246,6 +247,137 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         shape = Size(sample_shape)
         with torch.no_grad():  # torch.compile would not trace a decorator
             return draw_offset(self.logits, self.loc, self.scale_tril, shape, generator)
+
+    def rsample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw the points of :meth:`sample`, with their exact derivatives by the parameters.
+
+        Every parameter has one, the logits too, as if the points came from uniform numbers by the
+        inverse of :meth:`rosenblatt`; the average of a gradient over draws is the gradient of the
+        average. A weight moves points across the gap between components, and only points inside
+        the gap tell: for components more than about eight deviations apart, too few draws fall
+        there for the average to show it.
+
+        Args:
+            sample_shape: Shape of the independent draws wanted.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Points, shape ``(sample_shape, *, D)``.
+
+        Source:
+            Figurnov, Mohamed and Mnih 2018 (arXiv:1805.08498), equation 6.
+
+        Example:
+            >>> loc = torch.tensor([[1.0], [1.0]], requires_grad=True)
+            >>> d = GaussianMixture(torch.zeros(2), loc, torch.ones(2, 1, 1))
+            >>> torch.autograd.grad(d.rsample().sum(), loc)[0].T
+            tensor([[0.5000, 0.5000]])
+        """
+        value = self.sample(sample_shape, generator)
+        return reparameterize(self.logits, self.loc, self.scale_tril, value)
+
+    def rosenblatt(self, value: Tensor) -> Tensor:
+        """Map points to the unit cube, where this mixture's own samples are uniform.
+
+        Coordinate ``d`` becomes its distribution function given the coordinates before it. Small
+        results are as exact as any; near 1 they are rounded, to 1 itself from 5.4 deviations above
+        every component in float32, from 8.3 in float64. Differentiable.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+
+        Returns:
+            Numbers from 0 to 1, shape ``(*, D)``.
+
+        Raises:
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a point is not
+                finite.
+
+        Source:
+            Rosenblatt 1952, Remarks on a multivariate transformation.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.rosenblatt(torch.tensor([0.0, 1.0]))
+            tensor([0.5000, 0.8413])
+        """
+        self._check_shape(value)
+        if self._validates:
+            self._check(value)
+        return rosenblatt(self.logits, self.loc, self.scale_tril, value)
+
+    def inverse_rosenblatt(self, uniform: Tensor) -> Tensor:
+        """Map the unit cube to points, inverting :meth:`rosenblatt`.
+
+        Quasi-random numbers become quasi-random points. Differentiable by the parameters and by
+        `uniform`.
+
+        Args:
+            uniform: Numbers from 0 to 1, shape ``(*, D)``. The two ends, whose points are
+                infinite, count as the nearest numbers between them.
+
+        Returns:
+            Points, shape ``(*, D)``.
+
+        Raises:
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
+                from 0 to 1.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> sobol = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(64)
+            >>> d.inverse_rosenblatt(sobol).mean(0).abs() < 0.02
+            tensor([True, True])
+        """
+        self._check_shape(uniform, "uniform")
+        if self._validates:
+            check_all("uniform", (uniform >= 0) & (uniform <= 1), "from 0 to 1", uniform)
+        return inverse_rosenblatt(self.logits, self.loc, self.scale_tril, uniform)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of a smaller value, in one coordinate: :meth:`rosenblatt` without its axis.
+
+        Args:
+            value: Points, shape ``(*, 1)``.
+
+        Returns:
+            Probabilities, shape ``(*)``.
+
+        Raises:
+            NotImplementedError: If there are more coordinates than one.
+            ValueError: As of :meth:`rosenblatt`.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+            >>> d.cdf(torch.tensor([[0.0], [1.0]]))
+            tensor([0.5000, 0.8413])
+        """
+        self._check_one_coordinate("cdf", "rosenblatt")
+        return self.rosenblatt(value).squeeze(-1)
+
+    def icdf(self, q: Tensor) -> Tensor:
+        """Quantile in one coordinate: the inverse of :meth:`cdf`.
+
+        Args:
+            q: Probabilities, shape ``(*)``; for the ends see :meth:`inverse_rosenblatt`.
+
+        Returns:
+            Points, shape ``(*, 1)``.
+
+        Raises:
+            NotImplementedError: If there are more coordinates than one.
+            ValueError: As of :meth:`inverse_rosenblatt`.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+            >>> d.icdf(torch.tensor([0.5, 0.8413]))
+            tensor([[0.0000],
+                    [0.9998]])
+        """
+        self._check_one_coordinate("icdf", "inverse_rosenblatt")
+        return self.inverse_rosenblatt(q.unsqueeze(-1))
 
     @property
     def mean(self) -> Tensor:
@@ -466,6 +598,13 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         check_all("scale_tril", scale_tril == scale_tril.tril(), "lower triangular", scale_tril)
         diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
         check_all("diagonal of scale_tril", diagonal > 0, "positive", diagonal)
+
+    def _check_one_coordinate(self, asked: str, instead: str) -> None:
+        if self.event_shape != (1,):
+            raise NotImplementedError(
+                f"{asked} is for one coordinate, got {self.event_shape[0]}; "
+                f"{instead} takes any number"
+            )
 
     def _neutral_point(self, like: Tensor) -> Tensor:
         return like.new_zeros(self.event_shape)

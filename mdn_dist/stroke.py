@@ -257,6 +257,25 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             logits = self._pen_logits.expand(*offset.shape[:-1], -1)
             return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
 
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:
+        """Refuse: no pathwise derivative leads through a pen's state.
+
+        Args:
+            sample_shape: Unused.
+
+        Raises:
+            NotImplementedError: Always; ``offset.rsample`` draws the offset with its derivatives.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 121))
+            >>> d.offset.rsample((5,)).shape
+            torch.Size([5, 4, 2])
+        """
+        raise NotImplementedError(
+            "a stroke point has no rsample, since the pen is discrete; offset.rsample draws "
+            "the offset with its derivatives"
+        )
+
     @property
     def mean(self) -> Tensor:
         """Mean, shape ``(*, event)``; of the pen, its probabilities."""

@@ -21,6 +21,7 @@ TOWER = [
     "outputs",
     "scoring",
     "draws",
+    "rosenblatt",
     "marginals",
     "modes",
     "batch",

@@ -215,9 +215,7 @@ def test_support_and_sampling_flags():
     assert d.support.event_dim == 1
     assert not d.support.is_discrete
     assert d.support.check(d.sample()).all()
-    assert not d.has_rsample
-    with pytest.raises(NotImplementedError):
-        d.rsample()
+    assert d.has_rsample
 
 
 def change_by_hand(logits, scale_tril, bias=0.0, temperature=1.0):

@@ -422,7 +422,7 @@ def test_there_are_no_pathwise_samples():
     for case in STROKES.values():
         d = case.make(())
         assert not d.has_rsample
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(NotImplementedError, match=r"pen is discrete; offset.rsample"):
             d.rsample()
 
 
