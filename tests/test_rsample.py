@@ -6,7 +6,6 @@ import pytest
 import torch
 from cases import generator, mixture_parameters, normal
 from torch.special import ndtr
-from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
 from mdn_dist.rosenblatt import reparameterize
