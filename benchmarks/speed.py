@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -315,6 +316,42 @@ def sbi_peer(mixture: GaussianMixture, value: Tensor) -> tuple[Run, Run]:
     return checked(mixture, value, lambda: theirs.log_prob(value))
 
 
+def fit_ratios(repeats: int) -> list[Ratio]:
+    """Times fits to 100,000 points against scikit-learn's, at the same settings, in float64."""
+    try:
+        from sklearn.mixture import GaussianMixture as Theirs  # noqa: PLC0415
+    except ImportError:
+        print("(scikit-learn: not installed)")
+        return []
+    logits, loc, factor = (p.detach()[0].double() for p in mixture_parameters(1, COMPONENTS, 2))
+    points = GaussianMixture(logits, 4 * loc, 0.3 * factor).sample((100_000,))
+    array, steps, floor = points.numpy(), 100, 1e-3
+    ratios = []
+    for starts in (1, 4):
+        make = partial(Theirs, COMPONENTS, reg_covar=floor**2, max_iter=steps)
+        fit = partial(
+            GaussianMixture.fit, points, COMPONENTS, min_scale=floor, iterations=steps,
+            tolerance=1e-3, restarts=starts,
+        )  # fmt: skip
+        mixture = fit()
+        score = mixture.log_prob(points).mean().item()
+        weights, precision = mixture.logits.softmax(-1), torch.cholesky_inverse(mixture.scale_tril)
+        onward = make(
+            weights_init=weights.numpy(), means_init=mixture.loc.numpy(),
+            precisions_init=precision.numpy(),
+        )  # fmt: skip
+        if abs(onward.fit(array).score(array) - score) > 1e-3:
+            raise SystemExit("scikit-learn would go on from our fit by more than its tolerance")
+        theirs = make(n_init=starts, random_state=0)
+        ratio = interleave(fit, lambda theirs=theirs: theirs.fit(array), max(1, repeats // 20))
+        name = f"fit, {starts} start{'s' * (starts > 1)}"
+        ratios += [
+            Ratio(f"{name}, against scikit-learn", ratio, 1.0),
+            Ratio(f"({name}: our score less its, nats a point)", score - theirs.score(array)),
+        ]
+    return ratios
+
+
 GROUPS: dict[str, Callable[[int], list[Ratio]]] = {
     "loss": loss_ratios,
     "head": head_ratios,
@@ -323,6 +360,7 @@ GROUPS: dict[str, Callable[[int], list[Ratio]]] = {
     "mixture": mixture_ratios,
     "step": step_ratios,
     "peers": peer_ratios,
+    "fit": fit_ratios,
 }
 
 

@@ -50,7 +50,8 @@ def score(mixture, points):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_iteration_raises_the_likelihood(size):
+def test_every_iteration_raises_the_likelihood(size, monkeypatch):
+    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)  # else the first are not seen
     points, _ = draw(*truth(size, 1.5), 500, seed=size)
     scores = []
     for iterations in range(1, 26):
@@ -60,11 +61,12 @@ def test_every_iteration_raises_the_likelihood(size):
         scores.append(score(mixture, points))
     gains = torch.tensor(scores).diff()
     assert gains.min() > -1e-12
-    assert gains.sum() > 5e-4  # the first steps, which gain most, have chosen the start
+    assert gains.sum() > 0.01
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_an_iteration_is_one_step_of_expectation_maximisation(size):
+def test_an_iteration_is_one_step_of_expectation_maximisation(size, monkeypatch):
+    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)
     points, _ = draw(*truth(size, 1.5), 300, seed=size)
     before, after = (
         GaussianMixture.fit(
@@ -143,9 +145,9 @@ def clusters(seed):
 
 
 def test_restarts_find_the_optimum_that_a_single_start_may_miss():
-    # On other clusters 26 of 200 single starts ended 0.01 nats or more below the best known score,
-    # and 1 of 100 fits with 8 starts. So none of 40 single starts misses it by a chance of 4e-3,
-    # and two of 10 fits with 8 by 4e-3.
+    # On other clusters 28 of 200 single starts ended 0.01 nats or more below the best known score,
+    # and 3 of 100 fits with 8 starts. So none of 40 single starts misses it by a chance of 2e-3,
+    # and three of 10 fits with 8 by 3e-3.
     misses = {1: 0, 8: 0}
     for seed in range(10):
         points = clusters(seed)
@@ -158,7 +160,7 @@ def test_restarts_find_the_optimum_that_a_single_start_may_miss():
         misses[1] += sum(fitted_score(1, i) < best - 0.01 for i in range(4))
         misses[8] += fitted_score(8, 4) < best - 0.01
     assert misses[1] >= 1
-    assert misses[8] <= 1
+    assert misses[8] <= 2
 
 
 def test_a_narrow_component_far_from_the_others_keeps_its_digits():
