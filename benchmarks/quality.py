@@ -8,7 +8,7 @@ clipped; within a seed they share the first weights of all else and every batch.
 held-out nats a point by drawers not trained on (lower is better): each model is scored by the
 distribution that it defines, through stock torch in float64, whatever it was trained with.
 
-*As they come*: `ours` is `PredictionNetwork` after `head.initialize`, with its own defaults and the
+*As they come*: `ours` is `PredictionNetwork` after its `initialize`, with its own defaults and the
 loss that `examples/handwriting.py` takes, nats a sequence (a sum over points over the batch size).
 `stock` (`MixtureSameFamily` of `MultivariateNormal`, and `Bernoulli`) and `hand` (the density
 written out, floored at 1e-20, then its logarithm) take the mean over points, torch's first weights,
@@ -43,7 +43,7 @@ from peers import hand_nats, stock_nats
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
-from mdn_dist import MixtureDensityHead, PredictionNetwork, data
+from mdn_dist import PredictionNetwork, data
 from mdn_dist.functional import clip_gradient
 from mdn_dist.networks import ClippedLSTM
 from mdn_dist.outputs import OutputMap
@@ -65,8 +65,8 @@ class Arm:
 
     Args:
         loss: `"ours"`, `"stock"` or `"hand"`.
-        start: `"data"` for the linear layer of `MixtureDensityHead.initialize`, `"default"` for
-            torch's.
+        start: `"data"` for `PredictionNetwork.initialize`, `"head"` for the linear layer of
+            `MixtureDensityHead.initialize` alone, `"default"` for torch's first weights.
         clip: `"norm"`, `"activations"`, None for nothing, `"own"` for what our network does.
         unit: The loss is nats a `"point"` (a mean) or a `"sequence"` (a sum over the batch size).
         network: What our network is told otherwise than by default.
@@ -86,6 +86,7 @@ def make_arms() -> dict[str, Arm]:
         "stock": Arm("stock", "default", "norm", "point"),
         "hand": Arm("hand", "default", "norm", "point"),
         "ours/default-start": Arm("ours", "default", "own", "sequence"),
+        "ours/head-start": Arm("ours", "head", "own", "sequence"),
         "ours/exact-maps": Arm("ours", "data", "own", "sequence", {"bounds": None}),
         "ours/no-clip": Arm("ours", "data", None, "sequence", NO_CLIPPING),
         "ours/activations": Arm("ours", "data", "activations", "sequence", ACTIVATIONS),
@@ -226,11 +227,14 @@ def make_model(arm: Arm, hidden_size: int, seed: int, train: Tensor) -> Ours | P
         torch.manual_seed(seed)
         lstm = nn.LSTM(3, hidden_size, batch_first=True)
         linear = nn.Linear(hidden_size, model.output_map.size)
-    model.lstm.load_state_dict(lstm.state_dict())
-    if arm.start == "data":
+    if arm.start != "default":
         bounds = model.output_map.bounds  # the same mixture, written down for its own maps
-        head = MixtureDensityHead(hidden_size, COMPONENTS, bounds=bounds)
-        linear = head.initialize(train[:, 1:], generator=torch.Generator().manual_seed(seed)).linear
+        network = PredictionNetwork(hidden_size, 1, COMPONENTS, bounds=bounds)
+        network.layers[0].load_state_dict(lstm.state_dict())
+        start = network if arm.start == "data" else network.head
+        start.initialize(train[:, 1:], generator=torch.Generator().manual_seed(seed))
+        lstm, linear = network.layers[0], network.head.linear
+    model.lstm.load_state_dict(lstm.state_dict())
     model.linear.load_state_dict(linear.state_dict())
     return model
 

@@ -271,7 +271,7 @@ def main() -> None:
     strokes = load_strokes(args)
     config = {key: getattr(args, key) for key in ("hidden_size", "layers", "components")}
     network = PredictionNetwork(**config)
-    network.head.initialize([p[1:] for p in strokes.train])
+    network.initialize([p[1:] for p in strokes.train])
     if RANK == 0:
         points = sum(map(len, strokes.train))
         print(

@@ -15,6 +15,7 @@ from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
+INITIAL_FLOOR = 1e-3  # of the fitted scales, in units of the data's root mean square
 SPREAD_POINTS = 2_000  # enough to measure how far each output may move
 
 
@@ -184,10 +185,11 @@ class MixtureDensityHead(nn.Module):
         chosen = torch.randperm(len(offset), generator=generator, device=offset.device)
         chosen = chosen[:INITIAL_POINTS]
         bounds = output_map.bounds or Bounds()
+        size = offset.square().mean().sqrt().item()
         mixture = GaussianMixture.fit(
             offset[chosen],
             output_map.components,
-            min_scale=min(1e-3, 10 * bounds.min_scale),
+            min_scale=INITIAL_FLOOR * size or bounds.min_scale,
             generator=generator,
         )
         parameters = Parameters(

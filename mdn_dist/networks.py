@@ -1,6 +1,7 @@
 """The recurrent networks of the paper."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from mdn_dist.functional import clip_gradient, unviewed
 from mdn_dist.head import MixtureDensityHead
 from mdn_dist.outputs import Bounds, Pen
+from mdn_dist.points import gather_points
 from mdn_dist.stroke import StrokeDistribution
 
 State = tuple[tuple[Tensor, Tensor], ...]
@@ -147,6 +149,52 @@ class PredictionNetwork(nn.Module):
         self.layers = nn.ModuleList(
             ClippedLSTM(size, hidden_size, clip_lstm, **where) for size in sizes
         )
+
+    @torch.no_grad()
+    def initialize(
+        self,
+        strokes: Tensor | Sequence[Tensor],
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """Set the network from data: the head, by its own `initialize`, and what reads the points.
+
+        The weights by which layers read a coordinate become normal numbers over its mean size, so
+        that a usual offset moves a gate by about one, whatever the unit; those that read the pen,
+        standard normal numbers. torch's own would let a step of a pen move a gate by hundredths.
+
+        Args:
+            strokes: Points to learn from, shape ``(*, event)``, or a sequence of tensors
+                ``(T, event)``.
+            mask: True where a point is real, boolean, shape ``(*)``; only with one tensor of
+                `strokes`.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            The network itself.
+
+        Raises:
+            TypeError: If `mask` is not boolean.
+            ValueError: As :meth:`mdn_dist.MixtureDensityHead.initialize` raises.
+
+        Example:
+            >>> generator = torch.Generator().manual_seed(0)
+            >>> strokes = 1e-3 * torch.randn(4, 50, 3, generator=generator)
+            >>> strokes[..., 2] = 0
+            >>> network = PredictionNetwork(hidden_size=8, layers=1, components=2)
+            >>> distribution, _ = network.initialize(strokes, generator=generator)(strokes)
+            >>> distribution.log_prob(strokes).mean() > 9  # the differential entropy is about -11
+            tensor(True)
+        """
+        self.head.initialize(strokes, mask, generator)
+        event_size = self.head.output_map.event_size
+        points = gather_points(strokes, mask, event_size, self.point_size)
+        size = points[:, :event_size].abs().mean(0)
+        for layer in self.layers:
+            weight: Tensor = layer.get_parameter("weight_ih_l0")[:, : self.point_size]
+            weight.normal_(generator=generator)
+            weight[:, :event_size] /= torch.where(size > 0, size, 1.0).to(weight)
+        return self
 
     def forward(
         self, strokes: Tensor, state: State | None = None, mask: Tensor | None = None

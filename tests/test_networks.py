@@ -1,8 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
+from cases import generator, normal
 from torch import nn
+from torch.testing import assert_close
 
 from mdn_dist import PredictionNetwork, StrokeDistribution
 from mdn_dist.networks import ClippedLSTM
@@ -393,3 +396,47 @@ def test_a_state_dict_gives_the_same_network():
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(strokes)[0].outputs, expected)
     assert torch.equal(copy.deepcopy(network)(strokes)[0].outputs, expected)
+
+
+def ragged_strokes(scale):
+    strokes = torch.cat([normal(3, 20, 2, seed=1), (normal(3, 20, 1, seed=2) > 1).double()], -1)
+    return strokes * torch.tensor([scale, scale, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [0.1, 30.0])
+def test_an_initialized_network_does_not_know_the_unit(scale):
+    def start(scale):
+        torch.manual_seed(0)
+        network = PredictionNetwork(8, layers=2, components=3, dtype=torch.float64)
+        strokes = ragged_strokes(scale)
+        network.initialize(strokes, generator=generator(3))
+        with torch.no_grad():
+            distribution, _ = network(strokes[:, :-1])
+            return distribution.log_prob(strokes[:, 1:]) + 2 * math.log(scale)
+
+    assert_close(start(scale), start(1.0), rtol=0, atol=1e-3)  # the bounds have a unit
+
+
+def test_an_initialized_network_hears_its_points():
+    network = PredictionNetwork(8, layers=2, components=3, dtype=torch.float64)
+    strokes = ragged_strokes(1e-3)
+    offsets = strokes.clone()
+    offsets[..., 2] = 0
+    for layer in network.initialize(strokes, generator=generator(3)).layers:
+        gates = offsets @ layer.weight_ih_l0[:, :3].T
+        assert 0.7 < gates.std() < 3  # about sqrt(2) standard deviations over mean sizes
+
+
+def test_initializing_a_network_leaves_an_idle_coordinate_alone_and_masks():
+    strokes = ragged_strokes(1.0)
+    strokes[..., 1] = 0
+    padded, mask = strokes.clone(), torch.ones(3, 20, dtype=torch.bool)
+    mask[1, 10:] = False
+    padded[~mask] = math.nan
+    network = PredictionNetwork(8, layers=1, components=2, dtype=torch.float64)
+    network.initialize(padded, mask, generator=generator(0))
+    found = [p.clone() for p in network.parameters()]
+    assert all(p.isfinite().all() for p in found)
+    kept = [strokes[0], strokes[1, :10], strokes[2]]
+    network.initialize(kept, generator=generator(0))
+    assert_close([p.clone() for p in network.parameters()], found)

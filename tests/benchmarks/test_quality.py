@@ -98,11 +98,14 @@ def test_arms_share_the_first_weights_of_their_seed_and_start(quality, strokes):
     for name, arm in quality.ARMS.items():
         model = quality.make_model(arm, 8, seed=0, train=strokes)
         trunk = torch.cat([p.flatten() for p in model.lstm.parameters()])
-        assert torch.equal(trunk, first.setdefault("trunk", trunk)), name
+        kind = "trunk from data" if arm.start == "data" else "trunk"
+        assert torch.equal(trunk, first.setdefault(kind, trunk)), name
         linear = torch.cat([p.flatten() for p in model.linear.parameters()])
-        maps = arm.start == "data" and model.output_map.bounds  # a mixture is written for its maps
+        maps = (
+            arm.start != "default" and model.output_map.bounds
+        )  # a mixture is written for its maps
         assert torch.equal(linear, first.setdefault((arm.start, maps), linear)), name
-    assert len(first) == 4  # the trunk's, the default start, the data's with and without bounds
+    assert len(first) == 6  # two trunks, the default start, the head's, the data's for two maps
     other = quality.make_model(quality.ARMS["ours"], 8, seed=1, train=strokes)
     assert not torch.equal(next(other.lstm.parameters()).flatten()[:5], first["trunk"][:5])
 
