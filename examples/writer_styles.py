@@ -37,6 +37,7 @@ from mdn_dist import MixtureDensityHead, StrokeDistribution, data, generate, plo
 HELD_OUT = 0.2  # share of the writers
 LONGEST = 100  # points read of a drawing
 WARM_UP = 0.5  # of the steps, for the weight of the style's divergence to come to one
+HIDDEN = 0.5  # share of the points hidden at first, none after the warm-up
 
 State = tuple[Tensor, Tensor]
 Batch = tuple[Tensor, Tensor]  # drawings (W, N, T, 3) of W writers, and their masks
@@ -49,12 +50,15 @@ class StyledNetwork(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(3 + style_size, hidden_size, batch_first=True)
         self.head = MixtureDensityHead(hidden_size, components)
+        self.hidden = 0.0  # share of the points read that are hidden from it
 
     def forward(
         self, points: Tensor, style: Tensor, state: State | None = None
     ) -> tuple[StrokeDistribution, State]:
         """Predicts the point after each of `points`, ``(*, T, 3)``, in the styles ``(*, S)``."""
         style = style.unsqueeze(-2).expand(*points.shape[:-1], -1)
+        if self.hidden:
+            points = points * (torch.rand_like(points[..., :1]) > self.hidden)
         inputs = torch.cat([points, style], -1)  # (*, T, 3 + S)
         features, state = self.lstm(inputs.flatten(0, -3), state)
         return self.head(features.view(*points.shape[:-1], -1)), state
@@ -204,8 +208,10 @@ def train(styles: Styles, writers: dict[str, list[Tensor]], args: argparse.Names
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.steps)
     here = min(args.drawings, min(map(len, groups)) // 2)
     for step in (progress := tqdm(range(args.steps))):
-        # Before the network reads the style, its divergence alone would make it say nothing.
+        # Before the network reads the style, its divergence alone would make it say nothing; and
+        # while points are hidden, the style says what they else would, down to the face.
         styles.warmth = min(1.0, (step + 1) / (WARM_UP * args.steps))
+        styles.network.hidden = HIDDEN * (1.0 - styles.warmth)
         shown, scored = [], []
         for i in torch.randperm(len(groups), generator=generator)[: args.batch_writers]:
             order = torch.randperm(len(groups[i]), generator=generator)[: 2 * here]
