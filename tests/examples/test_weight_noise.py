@@ -74,6 +74,20 @@ def test_a_batch_counts_for_all_drawings_and_the_weights_once(example, noise, ne
         torch.testing.assert_close(trace.nodes[name]["log_prob_sum"], once)
 
 
+def test_copies_of_the_drawings_leave_the_weights_to_count_once(example, noise, network, drawings):
+    twice = example.WeightNoise(network, drawings, init_scale=0.075, copies=2)
+    weights = {name: torch.randn_like(weight) for name, weight in network.named_parameters()}
+    batch = example.batches(drawings, 2)[0]
+    sites = []
+    for each in (noise, twice):
+        trace = poutine.trace(poutine.condition(each.model, weights)).get_trace(*batch)
+        trace.compute_log_prob()
+        sites.append({name: node.get("log_prob_sum") for name, node in trace.nodes.items()})
+    once, both = sites
+    torch.testing.assert_close(both["strokes"], 2 * once["strokes"])
+    torch.testing.assert_close(both["head.linear.bias"], once["head.linear.bias"])
+
+
 def test_the_divergence_is_that_of_the_posterior_from_the_prior(noise, network):
     expected = 0.0
     for index, weight in enumerate(network.parameters()):
