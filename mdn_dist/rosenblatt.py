@@ -21,6 +21,7 @@ from torch.special import erfc, ndtr, ndtri
 
 from mdn_dist.functional import traced
 
+ROOT = math.sqrt(math.pi / 2)
 LOG_NORMAL = math.log(2 * math.pi) / 2
 CHUNK = 1024  # points dealt with at once, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
@@ -207,7 +208,7 @@ def _pull_back(
         mean, scale = _conditional(loc, scale_tril, whitened)
         y = (x - mean) / scale
         log_share, log_density = _reweigh(log_weight, scale, y)
-        moved.append(_moved(weight, log_weight - log_density, y))
+        moved.append(_moved(weight, log_share + scale.log(), y))
         log_weight, weight = log_share, log_share.exp()
         whitened.append(y)
         shares.append(weight)
@@ -235,7 +236,7 @@ def _pull_back(
     return by_weight, torch.stack(by_loc), by_scale_tril, torch.cat(by_uniform, -1)
 
 
-def _moved(weight: Tensor, log_ratio: Tensor, whitened: Tensor) -> Tensor:
+def _moved(weight: Tensor, log_height: Tensor, whitened: Tensor) -> Tensor:
     r"""Return :math:`w_k (\Phi(y_k) - u) / f` for the density :math:`f`, ``(*, K)``.
 
     Any constant may be taken from every :math:`\Phi`, since :math:`u` is their mean. With 0 where
@@ -243,15 +244,20 @@ def _moved(weight: Tensor, log_ratio: Tensor, whitened: Tensor) -> Tensor:
 
     Args:
         weight: Weights :math:`w_k`, shape ``(*, K)``.
-        log_ratio: Logarithm of :math:`w_k / f`, shape ``(*, K)``.
+        log_height: Logarithm of :math:`w_k \varphi(y_k) / f`, shape ``(*, K)``.
         whitened: Whitened coordinate :math:`y_k`, shape ``(*, K)``.
     """
     x = whitened * -math.sqrt(0.5)
     lower = (weight * erfc(x)).sum(-1, keepdim=True) < 1
     side = torch.where(lower, 1.0, -1.0).to(x)
-    tail = erfc(x * side).clamp_min(torch.finfo(x.dtype).tiny).log()
-    beyond = (log_ratio + tail).exp()  # twice
-    moved: Tensor = (beyond - weight * beyond.sum(-1, keepdim=True)) * (side / 2)
+    x = x * side
+    # the probability beyond over the density, by its asymptote where both underflow
+    limit = 0.95 * math.sqrt(-math.log(torch.finfo(x.dtype).tiny))
+    near, far = x.clamp_max(limit), x.clamp_min(limit)
+    asymptote = (far + 0.5 / far).log() - math.log(limit + 0.5 / limit)
+    log_beyond = erfc(near).log() + near.square() - asymptote
+    beyond = (log_height + log_beyond).exp()
+    moved: Tensor = (beyond - weight * beyond.sum(-1, keepdim=True)) * (side * ROOT)
     return moved
 
 

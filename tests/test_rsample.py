@@ -2,12 +2,18 @@
 
 import math
 
+import mpmath
+import pyro
 import pytest
 import torch
 from cases import generator, mixture_parameters, normal
+from pyro.distributions import MixtureOfDiagNormals
+from torch.distributions import Distribution
+from torch.func import grad, vmap
 from torch.special import ndtr
 
 from mdn_dist import GaussianMixture
+from mdn_dist.draws import draw_offset
 from mdn_dist.rosenblatt import reparameterize
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 6])
@@ -105,11 +111,10 @@ def assert_exact(found, exact, columns=slice(None)):
     expected = projected([g.unsqueeze(0) for g in exact])[0]
     error = found.std(0) / len(found) ** 0.5
     assert ((found.mean(0) - expected).abs() < 4 * error)[columns].all()
-    assert (error < 0.2 * found.std(0).clamp_min(1e-9)).all()
 
 
-# 4 standard errors, two-sided: each of the 132 statistics of the two tests below raises a false
-# alarm at a rate of 6e-5 over seeds, all together at 0.8 %.
+# 4 standard errors, two-sided: each of the 264 statistics of the two tests below raises a false
+# alarm at a rate of 6e-5 over seeds, all together at 1.7 %.
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -120,8 +125,8 @@ def test_the_average_gradient_is_the_gradient_of_the_average(size, family, funct
     leaves = [p.expand(20_000, *p.shape).clone().requires_grad_() for p in parameters]
     points = GaussianMixture(*leaves, validate_args=False).rsample(generator=generator(1))
     gradients = torch.autograd.grad(evaluate(points).sum(), leaves)
-    # of components far apart the weights' derivative lies in the gaps, where none of these fall
-    columns = slice(1, None) if family is distant else slice(None)
+    # of components far apart the weights' derivative lies in the gaps, where hardly a point falls
+    columns = slice(1, None) if family in (distant, unequal) else slice(None)
     assert_exact(projected(gradients), exact_gradients(exact, parameters), columns)
 
 
@@ -138,11 +143,187 @@ def bridged(logits, loc, scale_tril):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_weights_move_points_across_the_gaps(size, function):
-    parameters, (evaluate, exact) = distant(size), function(size)
+@pytest.mark.parametrize("family", FAMILIES)
+@SIZES
+def test_derivatives_are_right_in_the_gaps_too(size, family, function):
+    parameters, (evaluate, exact) = family(size), function(size)
     proposal = bridged(*parameters)
-    points = proposal.sample((40_000,), generator(2))
+    points = proposal.sample((20_000,), generator(2))
     weight = (GaussianMixture(*parameters).log_prob(points) - proposal.log_prob(points)).exp()
     gradients = gradients_of_each(lambda x: evaluate(x) * weight, parameters, points)
     assert_exact(projected(gradients), exact_gradients(exact, parameters))
+
+
+def test_the_comparison_notices_a_derivative_by_the_drawn_component_alone():
+    # what autograd makes of a draw: the weights do not move the points
+    parameters, (evaluate, exact) = overlapping(2), quadratic(2)
+    leaves = [p.expand(20_000, *p.shape).clone().requires_grad_() for p in parameters]
+    points = draw_offset(*leaves, torch.Size(), generator(1))
+    by_loc, by_scale_tril = torch.autograd.grad(evaluate(points).sum(), leaves[1:])
+    with pytest.raises(AssertionError):
+        assert_exact(
+            projected([torch.zeros_like(leaves[0]), by_loc, by_scale_tril]),
+            exact_gradients(exact, parameters),
+        )
+
+
+@pytest.mark.parametrize("on_a_line", [True, False])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_pyros_mixture_of_diagonal_normals_has_the_same_average(function, on_a_line):
+    logits, loc, scale_tril = overlapping(2)
+    scale = scale_tril.diagonal(dim1=-2, dim2=-1).clone()
+    # by the weights, Pyro 1.9.2's derivative is exact only for unit scales and means on one line
+    # through the origin
+    if on_a_line:
+        loc, scale = loc[:, :1] * torch.tensor([1.0, -0.5]), torch.ones_like(scale)
+    evaluate, exact = function(2)
+    wanted = [p.clone().requires_grad_() for p in (logits, loc, scale)]
+    average = exact(*wanted[:2], torch.diag_embed(wanted[2]))
+    expected = torch.autograd.grad(average, wanted)
+    leaves = [p.expand(20_000, *p.shape).clone().requires_grad_() for p in (logits, loc, scale)]
+    theirs = MixtureOfDiagNormals(leaves[1], leaves[2], leaves[0]).rsample()
+    ours = GaussianMixture(*leaves[:2], torch.diag_embed(leaves[2])).rsample()
+    variances = []
+    for points, columns in ((theirs, slice(int(not on_a_line), None)), (ours, slice(None))):
+        found = projected(torch.autograd.grad(evaluate(points).sum(), leaves))
+        assert_exact(found, expected, columns)  # false-alarm rate 6e-5 for each of 33
+        variances.append(found.var(0)[1:])
+    ratio = variances[1] / variances[0]  # by means and scales
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+
+
+SHAPES = [((), ()), ((4,), ()), ((2, 3), (5,)), ((), (2, 7)), ((0,), ())]
+
+
+@pytest.mark.parametrize(("batch", "sample_shape"), SHAPES)
+@SIZES
+def test_the_points_are_those_of_sample(size, batch, sample_shape):
+    leaves = [p.requires_grad_() for p in mixture_parameters(batch, size)]
+    d = GaussianMixture(*leaves)
+    points = d.rsample(sample_shape, generator(3))
+    assert points.requires_grad
+    assert torch.equal(points, d.sample(sample_shape, generator(3)))
+    assert points.shape == (*sample_shape, *batch, size)
+    gradients = torch.autograd.grad(points.sum(), leaves)
+    assert [g.shape for g in gradients] == [p.shape for p in leaves]
+    with torch.no_grad():
+        assert not d.rsample().requires_grad
+
+
+def test_many_rows_are_pulled_back_like_few():
+    parameters = mixture_parameters((2500,), 3)
+    points = GaussianMixture(*parameters).sample(generator=generator(4))
+
+    def gradients(rows):
+        leaves = [p[rows].clone().requires_grad_() for p in parameters]
+        return torch.autograd.grad(reparameterize(*leaves, points[rows]).square().sum(), leaves)
+
+    whole = gradients(slice(None))
+    for i in (0, 1023, 1024, 2499):
+        assert_close([g[i] for g in whole], list(gradients(i)), rtol=1e-11, atol=1e-11)
+
+
+@SIZES
+def test_float32_derivatives_are_float64_ones_rounded(size):
+    parameters = [p.float() for p in mixture_parameters((2000,), size)]
+    points = GaussianMixture(*parameters).sample(generator=generator(5))
+
+    def gradients(dtype):
+        leaves = [p.to(dtype).requires_grad_() for p in parameters]
+        moved = reparameterize(*leaves, points.to(dtype))
+        return torch.autograd.grad(moved.sum(), leaves)
+
+    for single, double in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        largest = double.flatten(1).abs().amax(1)
+        error = (single - double).flatten(1).abs().amax(1)
+        assert (error / largest).quantile(0.9) < 1e-5
+        assert (error / largest).max() < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_a_million_derivatives_in_float32_are_finite(size, family):
+    for i in range(10):
+        leaves = [p.float().expand(100_000, *p.shape).clone() for p in family(size)]
+        leaves = [p.requires_grad_() for p in leaves]
+        points = GaussianMixture(*leaves, validate_args=False).rsample(generator=generator(i))
+        gradients = torch.autograd.grad(points.sum(), leaves)
+        assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", [-200.0, -50.0, -12.0, 0.7, 9.0, 30.0, 200.0])
+def test_derivatives_in_the_tails_are_mpmaths(place, dtype):
+    logits, loc, scale_tril = (p.to(dtype) for p in unequal(1))
+    logits[1] = -torch.inf
+    points = torch.tensor([[place]], dtype=dtype)
+    by_logits, by_loc, by_scale = gradients_of_each(
+        lambda x: x.sum(-1), (logits, loc, scale_tril), points
+    )
+    with mpmath.workdps(50):
+        m, s = ([mpmath.mpf(v) for v in p.flatten().tolist()] for p in (loc, scale_tril))
+        share = [mpmath.exp(v) for v in logits.tolist()]
+        w = [v / mpmath.fsum(share) for v in share]
+        y = [(place - m[k]) / s[k] for k in range(3)]
+        side = -1 if place > 0 else 1
+        tail = [side * mpmath.ncdf(side * z) for z in y]
+        below = mpmath.fsum(w[k] * tail[k] for k in range(3))
+        pull = [w[k] * mpmath.npdf(y[k]) / s[k] for k in range(3)]
+        f = mpmath.fsum(pull)
+        expected = [[w[k] * (below - tail[k]) / f for k in range(3)]]
+        expected += [[p / f for p in pull], [p * z / f for p, z in zip(pull, y, strict=True)]]
+    close = (
+        {"rtol": 1e-3, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-5, "atol": 1e-30}
+    )
+    found = [g.flatten().double() for g in (by_logits, by_loc, by_scale)]
+    assert_close(found, [torch.tensor(list(map(float, e))).double() for e in expected], **close)
+
+
+def test_a_spoilt_row_spoils_no_other():
+    parameters = mixture_parameters((4,))
+    points = GaussianMixture(*parameters).sample(generator=generator(6))
+    clean = exact_gradients(lambda *p: reparameterize(*p, points).sum(), parameters)
+    for parameter in parameters:
+        parameter[2] = torch.nan
+    spoilt = exact_gradients(lambda *p: reparameterize(*p, points).sum(), parameters)
+    kept = [0, 1, 3]
+    assert_close([g[kept] for g in spoilt], [g[kept] for g in clean], rtol=0, atol=0)
+
+
+def test_torch_func_gives_the_same_derivatives():
+    parameters = mixture_parameters((4,))
+    points = GaussianMixture(*parameters).sample(generator=generator(7))
+
+    def loss(logits, loc, scale_tril, point):
+        return reparameterize(logits, loc, scale_tril, point).square().sum()
+
+    expected = exact_gradients(lambda *p: loss(*p, points), parameters)
+    found = vmap(grad(loss, argnums=(0, 1, 2)))(*parameters, points)
+    assert_close(list(found), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_it_compiles_whole(monkeypatch):
+    def loss(logits, loc, scale_tril):
+        return GaussianMixture(logits, loc, scale_tril).rsample((5,)).square().sum()
+
+    # torch's tracer would turn the validation of distributions off
+    monkeypatch.setattr(Distribution, "_validate_args", False)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    leaves = [p.requires_grad_() for p in mixture_parameters((4,))]
+    results = []
+    for function in (compiled, loss):
+        torch.manual_seed(0)
+        results.append(torch.autograd.grad(function(*leaves), leaves))
+    torch._dynamo.reset()
+    assert_close(*results, rtol=1e-11, atol=1e-11)
+
+
+def test_pyro_takes_pathwise_derivatives_through_an_independent_batch():
+    leaves = [p.requires_grad_() for p in mixture_parameters((4,))]
+    with pyro.plate("plate", 4):
+        points = pyro.sample("points", GaussianMixture(*leaves))
+    assert points.requires_grad
+    assert GaussianMixture(*leaves).to_event(1).has_rsample
