@@ -104,7 +104,7 @@ def test_the_gradient_of_the_elbo_is_quadratures_on_average():
 
 
 def test_pathwise_gradients_in_ten_dimensions_vary_far_less_than_the_score_functions():
-    """About thirty times less when measured; where modes hardly overlap it is another story."""
+    """Thirty times less when measured; far less of a gain where hardly a draw falls between."""
     problem = Problem(10)
     pathwise, score = (
         problem.gradients(150, pathwise=choice).var(0).sum() for choice in (True, False)
