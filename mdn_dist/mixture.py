@@ -188,6 +188,28 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):  # type: ignore[mis
         dtype = widen(points).dtype
         return cls(logits.to(dtype), loc.to(dtype), scale_tril.to(dtype), validate_args)
 
+    @classmethod
+    def infer_shapes(cls, logits: Size, loc: Size, scale_tril: Size) -> tuple[Size, Size]:
+        """Tell the shapes of a mixture from those of its parameters, as Pyro's protocol has it.
+
+        Args:
+            logits: Shape of the unnormalised log weights, ``(*, K)``.
+            loc: Shape of the means, ``(*, K, D)``.
+            scale_tril: Shape of the Cholesky factors, ``(*, K, D, D)``.
+
+        Returns:
+            Batch shape ``(*)`` and event shape ``(D,)``.
+
+        Raises:
+            ValueError: If the shapes do not fit.
+
+        Example:
+            >>> GaussianMixture.infer_shapes(logits=(3,), loc=(7, 3, 2), scale_tril=(3, 2, 2))
+            (torch.Size([7]), torch.Size([2]))
+        """
+        shape = _broadcast_components(Size(logits), Size(loc), Size(scale_tril))
+        return shape[:-1], Size(loc[-1:])
+
     @property
     def mixture_distribution(self) -> Categorical:
         """The distribution over components, as torch's and Pyro's ``Categorical``."""
@@ -624,32 +646,35 @@ def _expanded(parameter: Tensor, shape: Size) -> Tensor:
 
 
 def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
-    """Return the broadcast shape ``(*, K)`` of the components, or raise ValueError."""
-    parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
-    for name, (parameter, dimensions) in parameters.items():
+    """Return the broadcast shape ``(*, K)`` of the components, or raise an error."""
+    parameters = {"logits": logits, "loc": loc, "scale_tril": scale_tril}
+    for name, parameter in parameters.items():
         if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
             got = parameter.dtype if isinstance(parameter, Tensor) else type(parameter).__name__
             raise TypeError(f"{name} must be a floating-point tensor, got {got}")
-        if parameter.dim() < dimensions:
+    return _broadcast_components(logits.shape, loc.shape, scale_tril.shape)
+
+
+def _broadcast_components(logits: Size, loc: Size, scale_tril: Size) -> Size:
+    """Return the shape ``(*, K)`` that the shapes of the parameters have together, or raise."""
+    parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
+    for name, (shape, dimensions) in parameters.items():
+        if len(shape) < dimensions:
             raise ValueError(
-                f"{name} must have at least {dimensions} dimensions, "
-                f"got shape {tuple(parameter.shape)}"
+                f"{name} must have at least {dimensions} dimensions, got shape {tuple(shape)}"
             )
-    shapes = (
-        f"got logits {tuple(logits.shape)}, loc {tuple(loc.shape)}, "
-        f"scale_tril {tuple(scale_tril.shape)}"
-    )
-    size = loc.shape[-1]
-    if scale_tril.shape[-2:] != (size, size):
+    shapes = f"got logits {tuple(logits)}, loc {tuple(loc)}, scale_tril {tuple(scale_tril)}"
+    size = loc[-1]
+    if scale_tril[-2:] != (size, size):
         raise ValueError(
             f"scale_tril must end in ({size}, {size}), as loc ends in {size}; {shapes}"
         )
     try:
-        shape: Size = torch.broadcast_shapes(logits.shape, loc.shape[:-1], scale_tril.shape[:-2])
+        joint: Size = torch.broadcast_shapes(logits, loc[:-1], scale_tril[:-2])
     except RuntimeError as error:
         raise ValueError(f"batch and component dimensions must broadcast; {shapes}") from error
-    if logits.shape[-1] != shape[-1]:
-        raise ValueError(f"logits must end in the number of components {shape[-1]}; {shapes}")
-    if 0 in (shape[-1], size):
+    if logits[-1] != joint[-1]:
+        raise ValueError(f"logits must end in the number of components {joint[-1]}; {shapes}")
+    if 0 in (joint[-1], size):
         raise ValueError(f"there must be at least one component and one coordinate; {shapes}")
-    return shape
+    return joint
