@@ -11,6 +11,7 @@ from pyro.distributions import MixtureOfDiagNormals
 from torch.distributions import Distribution
 from torch.func import grad, vmap
 from torch.special import ndtr
+from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
 from mdn_dist.draws import draw_offset
