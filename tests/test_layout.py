@@ -22,6 +22,7 @@ TOWER = [
     "scoring",
     "draws",
     "rosenblatt",
+    "calibration",
     "batch",
     "mixture",
     "stroke",
