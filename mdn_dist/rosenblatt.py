@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import erfc, ndtr, ndtri
+from torch.special import erfc, ndtri
 
 from mdn_dist.functional import traced
 
@@ -57,7 +57,7 @@ def rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -
     for coordinate in value.split(1, -1):
         mean, scale = _conditional(loc, scale_tril, whitened)
         whitened.append((coordinate - mean) / scale)
-        uniform.append((log_weight.exp() * ndtr(whitened[-1])).sum(-1))
+        uniform.append((log_weight.exp() * _below(whitened[-1])).sum(-1))
         log_weight, _ = _reweigh(log_weight, scale, whitened[-1])
     return torch.stack(uniform, -1).clamp_max(1)
 
@@ -109,6 +109,12 @@ def reparameterize(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tenso
         (tensor([[1.]]),)
     """
     return _attach(logits, loc, scale_tril, value, torch.zeros_like(value))
+
+
+def _below(x: Tensor) -> Tensor:
+    """Return the normal distribution function, of which torch's ``ndtr`` loses the lower tail."""
+    twice: Tensor = erfc(x * -math.sqrt(0.5))
+    return twice / 2
 
 
 def _conditional(loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -297,7 +303,7 @@ def _quantile(weight: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> T
     last = high - low
     for _ in range(STEPS):
         y = side * (value - mean) / scale
-        found = (weight * ndtr(y)).sum(-1, keepdim=True)
+        found = (weight * _below(y)).sum(-1, keepdim=True)
         slope = (weight * (-y.square() / 2 - LOG_NORMAL).exp() / scale).sum(-1, keepdim=True)
         above = side * (found - tail) > 0
         low, high = torch.where(above, low, value), torch.where(above, value, high)

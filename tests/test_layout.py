@@ -24,6 +24,7 @@ TOWER = [
     "rosenblatt",
     "marginals",
     "modes",
+    "calibration",
     "batch",
     "points",
     "fitting",

@@ -1,8 +1,15 @@
 """The Rosenblatt transform and its inverse, against integrals, SciPy, mpmath and each other."""
 
+import mpmath
+import numpy as np
 import pytest
 import torch
 from cases import generator, mixture_parameters
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+from torch.func import grad, vmap
+from torch.quasirandom import SobolEngine
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
@@ -15,6 +22,66 @@ def uniform(*shape, seed):
     return torch.rand(shape, dtype=torch.float64, generator=generator(seed))
 
 
+def wall(*places, scale=1.0, dtype=torch.float64):
+    """Equal components in one coordinate at `places`."""
+    loc = torch.tensor(places, dtype=dtype).unsqueeze(-1)
+    return GaussianMixture(loc.new_zeros(len(places)), loc, loc.new_full((1, 1, 1), scale))
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)], ids=str)
+@SIZES
+def test_it_is_scipys_conditional_distribution_function(size, batch):
+    parameters = mixture_parameters(batch, size)
+    d = GaussianMixture(*parameters)
+    points = d.sample((5,), generator(1))
+    found = d.rosenblatt(points)
+    assert found.shape == points.shape
+    for index in np.ndindex(*batch):
+        logits, loc, factor = (p[index].numpy() for p in parameters)
+        covariance = factor @ factor.swapaxes(-1, -2)
+        for x, u in zip(points[:, *index].numpy(), found[:, *index].numpy(), strict=True):
+            weight = special.softmax(logits)
+            for i in range(size):
+                # the normal distribution conditioned by the inverse of its covariance
+                parts = [np.linalg.inv(c[: i + 1, : i + 1]) for c in covariance]
+                scale = [1 / np.sqrt(p[i, i]) for p in parts]
+                mean = [
+                    m[i] - p[i, :i] @ (x[:i] - m[:i]) / p[i, i]
+                    for p, m in zip(parts, loc, strict=True)
+                ]
+                prior = [
+                    stats.multivariate_normal(m[:i], c[:i, :i]).pdf(x[:i]) if i else 1.0
+                    for m, c in zip(loc, covariance, strict=True)
+                ]
+                share = weight * prior / (weight * prior).sum()
+                assert u[i] == pytest.approx(share @ stats.norm.cdf(x[i], mean, scale), abs=1e-11)
+
+
+def test_it_is_the_integral_of_the_density():
+    d = GaussianMixture(*mixture_parameters((), 2))
+    points = d.sample((6,), generator(2))
+    step = 0.02
+    axis = torch.arange(-9, 9, step, dtype=torch.float64) + step / 2
+    plane = d.log_prob(torch.cartesian_prod(axis, axis)).exp().view(len(axis), len(axis))
+    columns = torch.stack([points[:, :1].expand(-1, len(axis)), axis.expand(6, -1)], -1)
+    beside = d.log_prob(columns.transpose(0, 1)).exp().T  # (6, steps)
+    for x, u, density in zip(points, d.rosenblatt(points), beside, strict=True):
+        covered = ((x.unsqueeze(-1) - axis) / step + 0.5).clamp(0, 1)  # of each step, by [-9, x]
+        first = (plane.sum(1) * covered[0]).sum() * step**2
+        second = (density * covered[1]).sum() / density.sum()
+        assert_close(u, torch.stack([first, second]), rtol=0, atol=1e-4)
+
+
+@SIZES
+def test_own_samples_are_uniform(size):
+    d = GaussianMixture(*mixture_parameters((), size))
+    u = d.rosenblatt(d.sample((20_000,), generator(3))).numpy()
+    # false-alarm rate 1e-3 over seeds for each of the 12 coordinates
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in u.T)
+    other = d.rosenblatt(d.biased(0.2).sample((20_000,), generator(3))).numpy()
+    assert any(stats.kstest(column, "uniform").pvalue < 1e-9 for column in other.T)
+
+
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)], ids=str)
 @SIZES
 def test_the_inverse_returns_the_point(size, batch):
@@ -24,6 +91,40 @@ def test_the_inverse_returns_the_point(size, batch):
         assert_close(d.rosenblatt(d.inverse_rosenblatt(u)), u, rtol=1e-13, atol=1e-14)
         x = d.sample(shape[: len(shape) - len(batch)], generator(6))
         assert_close(d.inverse_rosenblatt(d.rosenblatt(x)), x, rtol=1e-9, atol=1e-9)
+
+
+@SIZES
+def test_the_inverse_returns_the_point_in_float32(size):
+    d = GaussianMixture(*(p.float() for p in mixture_parameters((300,), size)))
+    u = uniform(300, size, seed=5).float()
+    assert_close(d.rosenblatt(d.inverse_rosenblatt(u)), u, rtol=2e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    size=st.integers(1, 3),
+    components=st.integers(1, 4),
+    seed=st.integers(0, 2**20),
+    apart=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    thin=st.sampled_from([1.0, 1e-2, 1e-5]),
+    u=st.lists(st.floats(0, 1), min_size=3, max_size=3),
+)
+def test_the_inverse_is_one_for_any_mixture(size, components, seed, apart, thin, u):
+    logits, loc, scale_tril = mixture_parameters((), size, components, seed=seed)
+    factor = torch.ones(components, 1, 1, dtype=torch.float64)
+    factor[0] = thin
+    d = GaussianMixture(3 * logits, apart * loc, factor * scale_tril)
+    wanted = torch.tensor(u[:size], dtype=torch.float64)
+    point = d.inverse_rosenblatt(wanted)
+    assert point.isfinite().all()
+    # a step of rounding to either side of the point encloses the number asked for
+    step = 1e-14 * (apart * loc.abs().max() + scale_tril.abs().max() + point.abs())
+    for i in range(size):
+        around = torch.stack([point, point])
+        around[0, i] -= step[i]
+        around[1, i] += step[i]
+        low, high = d.rosenblatt(around)[:, i]
+        assert low * (1 - 1e-12) - 1e-300 <= wanted[i] <= high + 1e-12 * min(wanted[i], 1)
 
 
 @pytest.mark.parametrize("transform", [rosenblatt, inverse_rosenblatt])
@@ -38,3 +139,138 @@ def test_first_and_second_derivatives(transform, size):
     # for the inverse, these are differences of what the root finder finds
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("place", [-36.0, -30.0, -20.0, -10.0, -5.0, 0.0, 3.0])
+def test_the_lower_tail_is_mpmaths_and_comes_back(place):
+    d = wall(0.0, 1.0)
+    u = d.rosenblatt(torch.tensor([place], dtype=torch.float64))
+    with mpmath.workdps(40):
+        exact = (mpmath.ncdf(place) + mpmath.ncdf(place - 1)) / 2
+        assert abs(u.item() / exact - 1) < 1e-11
+    assert d.inverse_rosenblatt(u).item() == pytest.approx(place, rel=1e-13, abs=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "last", "rounded"), [(torch.float32, 5.2, 5.6), (torch.float64, 8.0, 8.4)]
+)
+def test_the_upper_tail_is_rounded_where_it_is_said_to_be(dtype, last, rounded):
+    below, above = wall(0.0, dtype=dtype).rosenblatt(torch.tensor([[last], [rounded]], dtype=dtype))
+    assert below < 1
+    assert above == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_have_finite_points(dtype):
+    d = GaussianMixture(*(p.to(dtype) for p in mixture_parameters((), 3)))
+    ends = torch.tensor([0.0, 1.0, 1e-40, 0.5], dtype=dtype)
+    u = torch.cartesian_prod(ends, ends, ends)
+    points = d.inverse_rosenblatt(u)
+    assert points.isfinite().all()
+    assert points.dtype == dtype
+    first = d.inverse_rosenblatt(u).view(4, 16, 3)[:, 0, 0]
+    assert first[0] <= first[2] < first[3] < first[1]
+
+
+def test_in_a_gap_the_weight_is_met():
+    d = wall(-1e3, 1e3)
+    for q in (0.3, 0.5 - 1e-9, 0.5, 0.5 + 1e-9, 0.7):
+        u = torch.tensor([q], dtype=torch.float64)
+        assert_close(d.rosenblatt(d.inverse_rosenblatt(u)), u, rtol=0, atol=1e-13)
+
+
+def test_components_without_weight_do_not_count():
+    logits, loc, scale_tril = mixture_parameters((), 2)
+    logits[1], u = -torch.inf, uniform(20, 2, seed=8)
+    kept = [0, 2]
+    d, without = (
+        GaussianMixture(*p)
+        for p in ((logits, loc, scale_tril), (logits[kept], loc[kept], scale_tril[kept]))
+    )
+    assert_close(d.inverse_rosenblatt(u), without.inverse_rosenblatt(u), rtol=1e-12, atol=1e-12)
+    points = d.sample((20,), generator(8))
+    assert_close(d.rosenblatt(points), without.rosenblatt(points), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reach", [1.0, 1e2, 1e4])
+def test_derivatives_are_finite_far_away(reach):
+    leaves = [p.float().requires_grad_() for p in mixture_parameters((), 2)]
+    value = (reach * uniform(50, 2, seed=9) - reach / 2).float().requires_grad_()
+    gradients = torch.autograd.grad(rosenblatt(*leaves, value).sum(), [*leaves, value])
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_sobol_points_beat_random_ones():
+    d = GaussianMixture(*mixture_parameters((), 3))
+    count = 1024
+    errors = {"sobol": [], "random": []}
+    for seed in range(8):
+        sobol = SobolEngine(3, scramble=True, seed=seed).draw(count, dtype=torch.float64)
+        points = {
+            "sobol": d.inverse_rosenblatt(sobol),
+            "random": d.sample((count,), generator(seed)),
+        }
+        for name, drawn in points.items():
+            errors[name].append((drawn.mean(0) - d.mean).square().sum())
+    squared = {name: torch.stack(error).mean() for name, error in errors.items()}
+    # 24 squares of normal errors around 1: below 0.3 at a rate of 1e-5
+    assert squared["random"] > 0.3 * d.variance.sum() / count
+    assert squared["sobol"] < squared["random"] / 20
+
+
+def test_cdf_and_icdf_are_those_of_one_coordinate():
+    logits, loc, scale_tril = mixture_parameters((4,), 1)
+    d = GaussianMixture(logits, loc, scale_tril)
+    value = d.sample((6,), generator(10))
+    weight = special.softmax(logits.numpy(), -1)
+    mean, scale = loc.squeeze(-1).numpy(), scale_tril.squeeze((-1, -2)).numpy()
+    expected = (weight * stats.norm.cdf(value.numpy(), mean, scale)).sum(-1)
+    assert d.cdf(value).shape == (6, 4)
+    assert_close(d.cdf(value), torch.from_numpy(expected), rtol=1e-12, atol=1e-13)
+    assert d.icdf(d.cdf(value)).shape == (6, 4, 1)
+    assert_close(d.icdf(d.cdf(value)), value, rtol=1e-10, atol=1e-10)
+
+
+def test_one_component_is_scipys_normal():
+    d = GaussianMixture(
+        *(p.double() for p in (torch.zeros(1), torch.ones(1, 1), torch.full((1, 1, 1), 2.0)))
+    )
+    q = torch.tensor([1e-300, 1e-20, 0.01, 0.5, 0.99, 1 - 1e-12], dtype=torch.float64)
+    expected = torch.from_numpy(stats.norm.ppf(q.numpy(), 1, 2)).unsqueeze(-1)
+    assert_close(d.icdf(q), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["cdf", "icdf"])
+def test_there_is_no_cdf_of_more_coordinates(name):
+    d = GaussianMixture(*mixture_parameters((), 2))
+    message = rf"{name} is for one coordinate, got 2; .*rosenblatt takes any number"
+    with pytest.raises(NotImplementedError, match=message):
+        getattr(d, name)(torch.zeros(2))
+
+
+def test_errors_name_the_argument():
+    d = GaussianMixture(*mixture_parameters((4,)), validate_args=True)
+    with pytest.raises(ValueError, match=r"value must end in 2 values, got shape \(4, 3\)"):
+        d.rosenblatt(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="value must be finite, got nan"):
+        d.rosenblatt(torch.full((4, 2), torch.nan))
+    with pytest.raises(ValueError, match=r"uniform must broadcast .* \(4,\), got shape \(3, 2\)"):
+        d.inverse_rosenblatt(torch.zeros(3, 2))
+    with pytest.raises(
+        ValueError, match=r"uniform must be from 0 to 1, got -1.0 at index \(0, 0\)"
+    ):
+        d.inverse_rosenblatt(torch.full((4, 2), -1.0))
+
+
+def test_torch_func_transforms_both():
+    parameters, u = mixture_parameters((4,)), uniform(4, 2, seed=11)
+    for transform in (rosenblatt, inverse_rosenblatt):
+        assert_close(vmap(transform)(*parameters, u), transform(*parameters, u))
+
+        def total(loc, row, transform=transform):
+            return transform(parameters[0][0], loc, parameters[2][0], row).square().sum()
+
+        found = vmap(grad(total))(parameters[1], u)
+        loc = parameters[1].clone().requires_grad_()
+        whole = transform(parameters[0][:1], loc, parameters[2][:1], u).square().sum()
+        assert_close(found, torch.autograd.grad(whole, loc)[0])
