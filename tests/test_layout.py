@@ -28,6 +28,7 @@ TOWER = [
     "batch",
     "points",
     "fitting",
+    "algebra",
     "mixture",
     "stroke",
     "head",
