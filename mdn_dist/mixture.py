@@ -136,7 +136,7 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         min_scale: float = 1e-3,
         restarts: int = 8,
         iterations: int = 200,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-4,
         generator: torch.Generator | None = None,
         validate_args: bool | None = None,
     ) -> Self:
