@@ -33,6 +33,7 @@ from mdn_dist import (
     PredictionNetwork,
     StrokeDistribution,
 )
+from mdn_dist.draws import draw_offset
 from mdn_dist.outputs import OutputMap
 
 POINTS, COMPONENTS = 19_200, 20
@@ -231,6 +232,51 @@ def mixture_ratios(repeats: int) -> list[Ratio]:
     return ratios
 
 
+def rsample_ratios(repeats: int) -> list[Ratio]:
+    """Times samples with exact derivatives, forward and backward.
+
+    Against three: the draw of one component, with derivatives by that component alone, forward and
+    backward; torch's own way to the same, which draws from all components; and a bare ``sample``.
+    """
+    ratios = []
+    for size, components, points in ((2, COMPONENTS, POINTS), (6, 10, 9_600)):
+        parameters, pull = mixture_parameters(points, components, size), torch.randn(points, size)
+
+        def drawn(logits: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
+            return draw_offset(logits, loc, factor, torch.Size())
+
+        def ours(logits: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
+            return GaussianMixture(logits, loc, factor, validate_args=False).rsample()
+
+        def stock(logits: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
+            index = td.Categorical(logits=logits, validate_args=False).sample()
+            normal = td.MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+            index = index[:, None, None].expand(-1, 1, loc.shape[-1])
+            return normal.rsample().gather(-2, index).squeeze(-2)
+
+        def run(
+            draw: Callable[..., Tensor],
+            parameters: list[Tensor] = parameters,
+            pull: Tensor = pull,
+        ) -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            draw(*parameters).backward(pull)
+
+        def bare(parameters: list[Tensor] = parameters) -> Tensor:
+            return GaussianMixture(*parameters, validate_args=False).sample()
+
+        for name, other, target in (
+            ("sample, both with backward", partial(run, drawn), 4.0),
+            ("stock's draw, both with backward", partial(run, stock), 4.0),
+            ("a bare sample", bare, None),
+        ):
+            ratio = interleave(partial(run, ours), other, repeats)
+            what = f"rsample, D = {size}, against {name}"
+            ratios.append(Ratio(what if target else f"({what})", ratio, target))
+    return ratios
+
+
 @torch.no_grad()
 def step_ratios(repeats: int) -> list[Ratio]:
     """Times a step of generating with the paper's 1 x 900 network against its matrices alone."""
@@ -352,6 +398,7 @@ GROUPS: dict[str, Callable[[int], list[Ratio]]] = {
     "head": head_ratios,
     "memory": memory_ratios,
     "sample": sample_ratios,
+    "rsample": rsample_ratios,
     "mixture": mixture_ratios,
     "step": step_ratios,
     "peers": peer_ratios,

@@ -229,7 +229,7 @@ def calibration(
     """Draw whether a model is calibrated: histograms of what should be uniform numbers.
 
     One panel a coordinate: bars of density 1 say that the model is right; a dome says that it is
-    too wide, a bowl too narrow, a slope off to one side. Behind them lies the band that each bar
+    too wide, a bowl too narrow, a slope off to one side. Across them lies the band that each bar
     keeps to with probability `level` when the model is right, from the binomial distribution of
     its count. A panel's title gives the statistic and p-value of a Kolmogorov-Smirnov test, those
     of :func:`mdn_dist.calibration.kolmogorov_smirnov`.

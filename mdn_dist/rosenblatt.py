@@ -21,9 +21,8 @@ from torch.special import erfc, ndtri
 
 from mdn_dist.functional import traced
 
-ROOT = math.sqrt(math.pi / 2)
 LOG_NORMAL = math.log(2 * math.pi) / 2
-CHUNK = 1024  # points dealt with at once, few enough for a cache
+CHUNK = 512  # points dealt with at once, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
 
 
@@ -58,7 +57,7 @@ def rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -
         mean, scale = _conditional(loc, scale_tril, whitened)
         whitened.append((coordinate - mean) / scale)
         uniform.append((log_weight.exp() * _below(whitened[-1])).sum(-1))
-        log_weight, _ = _reweigh(log_weight, scale, whitened[-1])
+        log_weight, _ = _reweigh(log_weight, scale.log(), whitened[-1])
     return torch.stack(uniform, -1).clamp_max(1)
 
 
@@ -124,9 +123,9 @@ def _conditional(loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]) -> tup
     return loc[..., d] + known, scale_tril[..., d, d]
 
 
-def _reweigh(log_weight: Tensor, scale: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+def _reweigh(log_weight: Tensor, log_scale: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log weights ``(*, K)`` after a coordinate, and its log density ``(*, 1)``."""
-    log_share = (log_weight - scale.log()).addcmul(whitened, whitened, value=-0.5)
+    log_share = (log_weight - log_scale).addcmul(whitened, whitened, value=-0.5)
     total = log_share.logsumexp(-1, keepdim=True)
     return log_share - total, total - LOG_NORMAL
 
@@ -149,9 +148,9 @@ def _attach(
         loc.expand(*shape, -1, -1),
         scale_tril.expand(*shape, -1, -1, -1),
         uniform.expand(*shape, -1),
+        value.expand(*shape, -1),
     )
-    dtype = value.dtype
-    attached: Tensor = _Attach.apply(*(tensor.to(dtype) for tensor in tensors), value)  # type: ignore[no-untyped-call]
+    attached: Tensor = _Attach.apply(*(tensor.to(value.dtype) for tensor in tensors))  # type: ignore[no-untyped-call]
     return attached
 
 
@@ -179,28 +178,26 @@ class _Attach(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, loc, scale_tril, value = ctx.saved_tensors
         tensors = (logits, loc, scale_tril, value, gradients[0])
-        plain = torch.is_grad_enabled() or traced()
-        planes = _pull_back(*tensors) if plain else _pull_back_rows(*tensors)
-        by_logits, by_loc, by_scale_tril, by_uniform = planes
-        by_loc, by_scale_tril = by_loc.movedim(0, -1), by_scale_tril.movedim((0, 1), (-2, -1))
-        return by_logits, by_loc, by_scale_tril, by_uniform, None
+        if torch.is_grad_enabled() or traced():
+            return (*_pull_back(*tensors), None)
+        return (*_pull_back_rows(*tensors), None)
 
 
-def _pull_back_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return :func:`_pull_back` of `tensors`, a few rows at a time."""
+def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
+    """Return :func:`_pull_back` of `tensors`, worked out a few rows at a time."""
     shape = tensors[0].shape[:-1]
-    rows = [t.reshape(-1, *t.shape[len(shape) :]).split(CHUNK) for t in tensors]
-    parts = zip(*(_pull_back(*chunk) for chunk in zip(*rows, strict=True)), strict=True)
-    whole = (torch.cat(part, -2) for part in parts)
-    return tuple(t.reshape(*t.shape[:-2], *shape, t.shape[-1]) for t in whole)
+    rows = [t.reshape(-1, *t.shape[len(shape) :]) for t in tensors]
+    whole = [torch.empty_like(t) for t in rows[:4]]
+    for chunk in zip(*(t.split(CHUNK) for t in (*rows, *whole)), strict=True):
+        for room, part in zip(chunk[5:], _pull_back(*chunk[:5]), strict=True):
+            room.copy_(part)
+    return [t.reshape(*shape, *t.shape[1:]) for t in whole]
 
 
 def _pull_back(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
 ) -> tuple[Tensor, ...]:
     r"""Turn the gradient by a point into those by ``logits, loc, scale_tril, uniform``.
-
-    Those by means and factors come as planes, ``(D, *, K)`` and ``(D, D, *, K)``.
 
     The adjoint :math:`\lambda = -(\partial u / \partial x)^{-T} g` is found from the last
     coordinate to the first, times the density of each: that alone never overflows.
@@ -213,8 +210,9 @@ def _pull_back(
     for x in value.split(1, -1):
         mean, scale = _conditional(loc, scale_tril, whitened)
         y = (x - mean) / scale
-        log_share, log_density = _reweigh(log_weight, scale, y)
-        moved.append(_moved(weight, log_share + scale.log(), y))
+        log_scale = scale.log()
+        log_share, log_density = _reweigh(log_weight, log_scale, y)
+        moved.append(_moved(weight, log_share + log_scale, y))
         log_weight, weight = log_share, log_share.exp()
         whitened.append(y)
         shares.append(weight)
@@ -239,7 +237,12 @@ def _pull_back(
         by_weight = by_weight.addcmul(rate, moved[d], value=-1)
         by_uniform[d] = rate * (-log_densities[d]).exp()
     by_scale_tril = torch.stack(by_factor).unflatten(0, (size, size))
-    return by_weight, torch.stack(by_loc), by_scale_tril, torch.cat(by_uniform, -1)
+    return (
+        by_weight,
+        torch.stack(by_loc).movedim(0, -1),
+        by_scale_tril.movedim((0, 1), (-2, -1)),
+        torch.cat(by_uniform, -1),
+    )
 
 
 def _moved(weight: Tensor, log_height: Tensor, whitened: Tensor) -> Tensor:
@@ -260,10 +263,9 @@ def _moved(weight: Tensor, log_height: Tensor, whitened: Tensor) -> Tensor:
     # the probability beyond over the density, by its asymptote where both underflow
     limit = 0.95 * math.sqrt(-math.log(torch.finfo(x.dtype).tiny))
     near, far = x.clamp_max(limit), x.clamp_min(limit)
-    asymptote = (far + 0.5 / far).log() - math.log(limit + 0.5 / limit)
-    log_beyond = erfc(near).log() + near.square() - asymptote
-    beyond = (log_height + log_beyond).exp()
-    moved: Tensor = (beyond - weight * beyond.sum(-1, keepdim=True)) * (side * ROOT)
+    ratio = log_height.addcmul(near, near).exp() * erfc(near) / (far + 0.5 / far)
+    factor = math.sqrt(math.pi / 2) * (limit + 0.5 / limit)
+    moved: Tensor = (ratio - weight * ratio.sum(-1, keepdim=True)) * (side * factor)
     return moved
 
 
@@ -279,7 +281,7 @@ def _invert(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform: Tensor) ->
         mean, scale = _conditional(loc, scale_tril, whitened)
         value.append(_quantile(log_weight.exp(), mean, scale, u))
         whitened.append((value[-1] - mean) / scale)
-        log_weight, _ = _reweigh(log_weight, scale, whitened[-1])
+        log_weight, _ = _reweigh(log_weight, scale.log(), whitened[-1])
     return torch.cat(value, -1)
 
 
