@@ -22,7 +22,7 @@ from torch.special import erfc, ndtri
 from mdn_dist.functional import traced
 
 LOG_NORMAL = math.log(2 * math.pi) / 2
-CHUNK = 512  # points dealt with at once, few enough for a cache
+CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
 
 
@@ -179,25 +179,41 @@ class _Attach(torch.autograd.Function):
         logits, loc, scale_tril, value = ctx.saved_tensors
         tensors = (logits, loc, scale_tril, value, gradients[0])
         if torch.is_grad_enabled() or traced():
-            return (*_pull_back(*tensors), None)
+            by_logits, by_loc, by_factor, by_uniform = _pull_back(*tensors)
+            return by_logits, torch.stack(by_loc, -1), _square(by_factor), by_uniform, None
         return (*_pull_back_rows(*tensors), None)
 
 
+def _square(rows: list[list[Tensor]]) -> Tensor:
+    """Put planes ``(*, K)`` of a lower triangle together, ``(*, K, D, D)``."""
+    zero = torch.zeros_like(rows[0][0])
+    full = [torch.stack([*row, *[zero] * (len(rows) - len(row))], -1) for row in rows]
+    return torch.stack(full, -2)
+
+
 def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
-    """Return :func:`_pull_back` of `tensors`, worked out a few rows at a time."""
+    """Return what :func:`_pull_back` finds for `tensors`, worked out a few rows at a time."""
     shape = tensors[0].shape[:-1]
     rows = [t.reshape(-1, *t.shape[len(shape) :]) for t in tensors]
-    whole = [torch.empty_like(t) for t in rows[:4]]
+    whole = [torch.zeros_like(t) for t in rows[:4]]
     for chunk in zip(*(t.split(CHUNK) for t in (*rows, *whole)), strict=True):
-        for room, part in zip(chunk[5:], _pull_back(*chunk[:5]), strict=True):
-            room.copy_(part)
+        logits, loc, scale_tril, uniform = chunk[5:]
+        by_logits, by_loc, by_factor, by_uniform = _pull_back(*chunk[:5])
+        logits.copy_(by_logits)
+        uniform.copy_(by_uniform)
+        for i, row in enumerate(by_factor):
+            loc[..., i] = by_loc[i]
+            for j, plane in enumerate(row):
+                scale_tril[..., i, j] = plane
     return [t.reshape(*shape, *t.shape[1:]) for t in whole]
 
 
 def _pull_back(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, list[Tensor], list[list[Tensor]], Tensor]:
     r"""Turn the gradient by a point into those by ``logits, loc, scale_tril, uniform``.
+
+    Those by means come as a plane ``(*, K)`` a coordinate, those by factors as rows of planes.
 
     The adjoint :math:`\lambda = -(\partial u / \partial x)^{-T} g` is found from the last
     coordinate to the first, times the density of each: that alone never overflows.
@@ -219,30 +235,27 @@ def _pull_back(
         log_densities.append(log_density)
 
     size = len(whitened)
-    zero = torch.zeros_like(weight)
-    by_weight = zero  # by the log weights of the later coordinates
-    by_loc, by_uniform = [zero] * size, log_densities
-    by_factor = [zero] * size**2
+    # to be replaced; `by_weight` is by the log weights of the later coordinates
+    by_weight, by_loc, by_factor, by_uniform = weight, shares, [[weight]] * size, log_densities
     for d in reversed(range(size)):
         y, scale = whitened[d], scale_tril[..., d, d]
-        later = y * by_weight
-        for i in range(d + 1, size):
-            later = later.addcmul(scale_tril[..., i, d], by_loc[i], value=-1)
-        later = later / scale
-        rate = gradient[..., d : d + 1] - later.sum(-1, keepdim=True)  # (*, 1)
-        by_loc[d] = later.addcmul(rate, shares[d])
-        for j in range(d + 1):
-            by_factor[d * size + j] = by_loc[d] * whitened[j]
-        by_factor[d * size + d] = by_factor[d * size + d] - by_weight / scale
-        by_weight = by_weight.addcmul(rate, moved[d], value=-1)
+        rate = gradient[..., d : d + 1]  # (*, 1)
+        if d == size - 1:
+            by_loc[d] = rate * shares[d]
+            by_factor[d] = [by_loc[d] * y for y in whitened]
+            by_weight = -rate * moved[d]
+        else:
+            later = y * by_weight
+            for i in range(d + 1, size):
+                later = later.addcmul(scale_tril[..., i, d], by_loc[i], value=-1)
+            later = later / scale
+            rate = rate - later.sum(-1, keepdim=True)
+            by_loc[d] = later.addcmul(rate, shares[d])
+            by_factor[d] = [by_loc[d] * y for y in whitened[: d + 1]]
+            by_factor[d][d] = by_factor[d][d] - by_weight / scale
+            by_weight = by_weight.addcmul(rate, moved[d], value=-1)
         by_uniform[d] = rate * (-log_densities[d]).exp()
-    by_scale_tril = torch.stack(by_factor).unflatten(0, (size, size))
-    return (
-        by_weight,
-        torch.stack(by_loc).movedim(0, -1),
-        by_scale_tril.movedim((0, 1), (-2, -1)),
-        torch.cat(by_uniform, -1),
-    )
+    return by_weight, by_loc, by_factor, torch.cat(by_uniform, -1)
 
 
 def _moved(weight: Tensor, log_height: Tensor, whitened: Tensor) -> Tensor:
