@@ -105,6 +105,9 @@ class MixtureAlgebra(BatchDistribution):
             ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
                 from 0 to 1.
 
+        Source:
+            Rosenblatt 1952, Remarks on a multivariate transformation.
+
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
@@ -130,6 +133,9 @@ class MixtureAlgebra(BatchDistribution):
             NotImplementedError: If there are more coordinates than one.
             ValueError: As of :meth:`rosenblatt`.
 
+        Source:
+            Rosenblatt 1952, whose transformation it is for ``D = 1``.
+
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -152,6 +158,9 @@ class MixtureAlgebra(BatchDistribution):
             NotImplementedError: If there are more coordinates than one.
             ValueError: As of :meth:`inverse_rosenblatt`.
 
+        Source:
+            Rosenblatt 1952, whose inverse transformation it is for ``D = 1``.
+
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
@@ -172,7 +181,7 @@ class MixtureAlgebra(BatchDistribution):
             bias: Probability bias, at least 0; 0 changes nothing.
 
         Returns:
-            A new mixture.
+            A new mixture, its shapes the same.
 
         Raises:
             ValueError: If `bias` is negative or not finite.
@@ -196,7 +205,7 @@ class MixtureAlgebra(BatchDistribution):
             temperature: Positive; 1 changes nothing, less makes samples tidier.
 
         Returns:
-            A new mixture.
+            A new mixture, its shapes the same.
 
         Raises:
             ValueError: If `temperature` is not positive and finite.
@@ -222,11 +231,16 @@ class MixtureAlgebra(BatchDistribution):
                 in this order.
 
         Returns:
-            A new mixture with the same batch and components, in ``M`` coordinates.
+            A new mixture with the same batch and components, in ``M`` coordinates: batch shape
+            ``(*)``, event shape ``(M,)``.
 
         Raises:
             TypeError: If `dims` holds anything but integers.
             ValueError: If `dims` is empty, out of range, or names a coordinate twice.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.2,
+            equation 2.98, for each component.
 
         Example:
             >>> from mdn_dist import GaussianMixture
@@ -258,6 +272,10 @@ class MixtureAlgebra(BatchDistribution):
             ValueError: If `dims` is empty, out of range, names a coordinate twice or names all of
                 them, if the shape of `values` does not fit or, under ``validate_args``, if `values`
                 is not finite.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.1,
+            equations 2.96 and 2.97, for each component; Bayes' theorem for their weights.
 
         Example:
             >>> from mdn_dist import GaussianMixture
@@ -292,6 +310,10 @@ class MixtureAlgebra(BatchDistribution):
             ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
                 finite or `scale` is zero.
 
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equation 1.27, the change
+            of variables.
+
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> from mdn_dist.data import Normalization
@@ -322,6 +344,17 @@ class MixtureAlgebra(BatchDistribution):
 
         The highest of the modes to which ascents lead from every mean, and from where components
         cross; a mixture may have more modes than components. Of equal modes, one is taken.
+
+        Source:
+            Carreira-Perpinan 2000, "Mode-finding for mixtures of Gaussian distributions", for
+            ascents from the means.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> scale_tril = torch.tensor([2.0, 1.0]).view(2, 1, 1)
+            >>> d = GaussianMixture(torch.zeros(2), torch.tensor([[0.0], [99.0]]), scale_tril)
+            >>> d.mode
+            tensor([99.])
         """
         return highest_mode(self.logits, self.loc, self.scale_tril)
 
@@ -330,7 +363,17 @@ class MixtureAlgebra(BatchDistribution):
         """Mean of the component with the largest weight, shape ``(*, D)``.
 
         All points drawn from :meth:`biased` tend to it as the bias grows, unless several components
-        share the largest weight: of these the first is taken. Graves 2013, section 5.4.
+        share the largest weight: of these the first is taken.
+
+        Source:
+            Graves 2013, equations 61 and 62, as the bias grows.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> loc, scale_tril = torch.tensor([[0.0], [9.0]]), torch.ones(2, 1, 1)
+            >>> d = GaussianMixture(torch.tensor([1.0, 0.0]), loc, scale_tril)
+            >>> d.component_mode
+            tensor([0.])
         """
         return at_largest(self.logits, self.loc)
 

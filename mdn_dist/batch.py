@@ -57,6 +57,16 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             TypeError: If `mask` is not boolean.
             ValueError: If the shapes do not fit or, under ``validate_args``, if a point that counts
                 is outside the support.
+
+        Source:
+            Graves 2013 (arXiv:1308.0850), equations 23 to 25.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> padded = torch.tensor([[0.0, 0.0], [torch.nan, 0.0]])
+            >>> d.log_prob(padded, mask=torch.tensor([True, False]))
+            tensor([-1.8379,  0.0000])
         """
         self._check_shape(value)
         if mask is not None:
@@ -87,10 +97,20 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         """Pyro's ``mask``, safe over padding that holds NaN.
 
         Args:
-            mask: A boolean, or a boolean tensor broadcastable to the batch.
+            mask: A boolean, or a boolean tensor broadcastable to the batch shape ``(*)``.
 
         Returns:
-            A distribution that scores 0 where `mask` is False.
+            A distribution of the same shapes that scores 0 where `mask` is False.
+
+        Source:
+            Pyro's protocol, ``TorchDistributionMixin.mask``.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> masked = d.expand([2]).mask(torch.tensor([True, False]))
+            >>> masked.log_prob(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]))
+            tensor([-1.8379,  0.0000])
         """
         return MaskedPoints(self, mask)
 
@@ -103,6 +123,12 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
 
         Returns:
             A new distribution.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.expand([7]).loc.shape
+            torch.Size([7, 1, 2])
         """
         shape = Size(batch_shape)
         return self._map(lambda p, n: p.expand(shape + p.shape[p.dim() - n :]))
@@ -127,7 +153,13 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             **kwargs: Likewise, as ``non_blocking=True``.
 
         Returns:
-            A new distribution; half precision is widened to float32.
+            A new distribution, its shapes the same; half precision is widened to float32.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.to(torch.float64).mean
+            tensor([0., 0.], dtype=torch.float64)
         """
         return self._map(lambda p, _: p.to(*args, **kwargs))
 
@@ -135,7 +167,14 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         """Return the distribution cut off from the gradient of its parameters.
 
         Returns:
-            A new distribution that shares their memory.
+            A new distribution, its shapes the same, that shares their memory.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> loc = torch.zeros(1, 2, requires_grad=True)
+            >>> d = GaussianMixture(torch.zeros(1), loc, torch.eye(2).expand(1, 2, 2))
+            >>> d.mean.requires_grad, d.detach().mean.requires_grad
+            (True, False)
         """
         return self._map(lambda p, _: p.detach())
 

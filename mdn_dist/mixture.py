@@ -202,6 +202,9 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         Raises:
             ValueError: If the shapes do not fit.
 
+        Source:
+            Pyro's protocol, ``TorchDistributionMixin.infer_shapes``.
+
         Example:
             >>> GaussianMixture.infer_shapes(logits=(3,), loc=(7, 3, 2), scale_tril=(3, 2, 2))
             (torch.Size([7]), torch.Size([2]))
@@ -211,12 +214,30 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
 
     @property
     def mixture_distribution(self) -> Categorical:
-        """The distribution over components, as torch's and Pyro's ``Categorical``."""
+        """The distribution over components, a ``Categorical`` of batch shape ``(*)``.
+
+        Source:
+            torch's ``MixtureSameFamily``.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(4), torch.zeros(4, 2), torch.eye(2).expand(4, 2, 2))
+            >>> d.mixture_distribution.probs
+            tensor([0.2500, 0.2500, 0.2500, 0.2500])
+        """
         return Categorical(logits=self.logits, validate_args=self._validate_args)
 
     @property
     def component_distribution(self) -> MultivariateNormal:
-        """The components, a ``MultivariateNormal`` of batch shape ``(*, K)``."""
+        """The components, a ``MultivariateNormal`` of batch shape ``(*, K)``.
+
+        Source:
+            torch's ``MixtureSameFamily``.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(4), torch.zeros(4, 2), torch.eye(2).expand(4, 2, 2))
+            >>> d.component_distribution.batch_shape, d.component_distribution.event_shape
+            (torch.Size([4]), torch.Size([2]))
+        """
         return MultivariateNormal(
             self.loc, scale_tril=self.scale_tril, validate_args=self._validate_args
         )
@@ -232,6 +253,10 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
 
         Returns:
             Points, shape ``(sample_shape, *, D)``.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 8.1.2, ancestral
+            sampling.
 
         Example:
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
@@ -274,17 +299,49 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
 
     @property
     def mean(self) -> Tensor:
-        """Mean, shape ``(*, D)``."""
+        """Mean, shape ``(*, D)``.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equation 9.49.
+
+        Example:
+            >>> loc = torch.tensor([[-1.0, 0.0], [3.0, 0.0]])
+            >>> d = GaussianMixture(torch.zeros(2), loc, torch.eye(2).expand(2, 2, 2))
+            >>> d.mean
+            tensor([1., 0.])
+        """
         return (self._weights.unsqueeze(-1) * self.loc).sum(-2)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of each coordinate, shape ``(*, D)``."""
+        """Variance of each coordinate, shape ``(*, D)``.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, the diagonal of equation
+            9.50.
+
+        Example:
+            >>> loc = torch.tensor([[-1.0, 0.0], [3.0, 0.0]])
+            >>> d = GaussianMixture(torch.zeros(2), loc, torch.eye(2).expand(2, 2, 2))
+            >>> d.variance
+            tensor([5., 1.])
+        """
         return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
 
     @property
     def covariance_matrix(self) -> Tensor:
-        """Covariance, shape ``(*, D, D)``: within the components and between their means."""
+        """Covariance, shape ``(*, D, D)``: within the components and between their means.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equation 9.50.
+
+        Example:
+            >>> loc = torch.tensor([[-1.0, 0.0], [3.0, 0.0]])
+            >>> d = GaussianMixture(torch.zeros(2), loc, torch.eye(2).expand(2, 2, 2))
+            >>> d.covariance_matrix
+            tensor([[5., 0.],
+                    [0., 1.]])
+        """
         spread = self.loc - self.mean.unsqueeze(-2)  # (*, K, D)
         between = spread.unsqueeze(-1) * spread.unsqueeze(-2)  # (*, K, D, D)
         # no matrix product: autocast would run it in half precision

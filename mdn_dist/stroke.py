@@ -46,6 +46,10 @@ class StrokePoint(constraints.Constraint):
 
         Returns:
             Truth values, shape ``(*)``.
+
+        Example:
+            >>> StrokePoint(1, constraints.boolean).check(torch.tensor([[2.0, 1.0], [2.0, 3.0]]))
+            tensor([ True, False])
         """
         offset, pen = value.tensor_split([self.event_size], -1)
         valid: Tensor = self.pen.check(pen if self.pen.event_dim else pen.squeeze(-1))
@@ -210,6 +214,10 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             ValueError: If there is no point, points are not finite or of the wrong size, the pen's
                 values are not 0 or 1, `mask` does not fit, or another argument is out of range.
 
+        Source:
+            Dempster, Laird and Rubin 1977 (EM), for the offset; Krichevsky and Trofimov 1981, for
+            the half count of a flag.
+
         Example:
             >>> strokes = torch.tensor([[-1.0, 0.0, 0.0], [3.0, 0.0, 1.0]]).repeat(50, 1)
             >>> StrokeDistribution.fit(strokes, components=2).mean
@@ -231,7 +239,16 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> StrokePoint:
-        """Finite coordinates, then a value of the pen."""
+        """Finite coordinates, then a value of the pen: points of shape ``(*, event)``.
+
+        Source:
+            Graves 2013, equation 15, for a flag.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.support.check(torch.tensor([[0.3, -2.0, 1.0], [0.3, -2.0, 0.5]]))
+            tensor([ True, False])
+        """
         return StrokePoint(self._event_size, self.pen.support)
 
     def sample(
@@ -245,6 +262,9 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
 
         Returns:
             Points, shape ``(sample_shape, *, event)``.
+
+        Source:
+            Graves 2013, equations 23 to 25, for a flag.
 
         Example:
             >>> generator = torch.Generator().manual_seed(0)
@@ -278,12 +298,32 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
 
     @property
     def mean(self) -> Tensor:
-        """Mean, shape ``(*, event)``; of the pen, its probabilities."""
+        """Mean, shape ``(*, event)``; of the pen, its probabilities.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equations 9.49 (offset),
+            B.2 (flag) and B.55 (state).
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.mean
+            tensor([0.0000, 0.0000, 0.5000])
+        """
         return self._join(self.offset.mean, self.pen.mean)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of each coordinate and of the pen's values, shape ``(*, event)``."""
+        """Variance of each coordinate and of the pen's values, shape ``(*, event)``.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equations 9.50 (offset),
+            B.3 (flag) and B.56 (state).
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.variance
+            tensor([1.0000, 1.0000, 0.2500])
+        """
         return self._join(self.offset.variance, self.pen.variance)
 
     def biased(self, bias: float) -> "StrokeDistribution":
@@ -293,7 +333,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             bias: Probability bias, at least 0; 0 changes nothing.
 
         Returns:
-            A new distribution of this class, which scores what it samples.
+            A new distribution of this class and of the same shapes, which scores what it samples.
 
         Raises:
             ValueError: If `bias` is negative or not finite.
@@ -314,7 +354,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             temperature: Positive; 1 changes nothing, less makes samples tidier.
 
         Returns:
-            A new distribution of this class, which scores what it samples.
+            A new distribution of this class and of the same shapes, which scores what it samples.
 
         Raises:
             ValueError: If `temperature` is not positive and finite.
@@ -339,11 +379,16 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             dims: Coordinates of the offset, as :meth:`GaussianMixture.marginal` takes them.
 
         Returns:
-            A new distribution, of a shorter event.
+            A new distribution, batch shape ``(*)``, of a shorter event: ``M`` coordinates and the
+            pen's value.
 
         Raises:
             TypeError: If `dims` holds anything but integers.
             ValueError: If `dims` is empty, out of range, or names a coordinate twice.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.2,
+            equation 2.98, for each component.
 
         Example:
             >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
@@ -365,6 +410,10 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         Raises:
             TypeError: If `dims` holds anything but integers.
             ValueError: If `dims` is not valid or leaves no coordinate, or `values` does not fit.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.1,
+            equations 2.96 and 2.97, for each component; Bayes' theorem for their weights.
 
         Example:
             >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 7, 121))
@@ -391,6 +440,10 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             ValueError: If the shapes do not fit or, under ``validate_args``, if a number is not
                 finite or `scale` is zero.
 
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, equation 1.27, the change
+            of variables.
+
         Example:
             >>> from mdn_dist.data import Normalization
             >>> units = Normalization(torch.tensor([8.0, 0.0]), torch.tensor([40.0, 20.0]))
@@ -406,12 +459,33 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
 
         The offset's :attr:`GaussianMixture.mode`, and the pen's most probable value, the first of
         several; a flag of probability one half is 0.
+
+        Source:
+            Carreira-Perpinan 2000, "Mode-finding for mixtures of Gaussian distributions", for the
+            offset.
+
+        Example:
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
+            >>> d.mode
+            tensor([0., 0., 0.])
         """
         return self._join_likeliest_pen(self.offset.mode)
 
     @property
     def component_mode(self) -> Tensor:
-        """The offset's :attr:`GaussianMixture.component_mode` and the pen's most probable value."""
+        """The offset's :attr:`GaussianMixture.component_mode` and the pen's most probable value.
+
+        Its shape is ``(*, event)``.
+
+        Source:
+            Graves 2013, equations 61 and 62, for the offset, as the bias grows.
+
+        Example:
+            >>> outputs = torch.zeros(121)
+            >>> outputs[0], outputs[21] = -1.0, 5.0  # the end of stroke, the first mean in x
+            >>> StrokeDistribution.from_outputs(outputs).component_mode
+            tensor([5., 0., 1.])
+        """
         return self._join_likeliest_pen(self.offset.component_mode)
 
     def responsibilities(self, value: Tensor) -> Tensor:
