@@ -18,45 +18,8 @@ from mdn_dist.draws import draw_points, draw_state
 from mdn_dist.functional import widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
-from mdn_dist.points import gather_points, log_odds, valid_state
+from mdn_dist.points import StrokePoint, gather_points, log_odds, valid_state
 from mdn_dist.scoring import pen_log_prob, stroke_log_prob
-
-
-class StrokePoint(constraints.Constraint):
-    """Finite coordinates followed by a value of the pen: a 0/1 flag, or a one-hot state.
-
-    Args:
-        event_size: Number of coordinates.
-        pen: Constraint of the pen's value.
-    """
-
-    is_discrete = True
-    event_dim = 1
-
-    def __init__(self, event_size: int, pen: constraints.Constraint) -> None:
-        self.event_size = event_size
-        self.pen = pen
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        """Tell which points are in the support.
-
-        Args:
-            value: Points, shape ``(*, event)``.
-
-        Returns:
-            Truth values, shape ``(*)``.
-
-        Example:
-            >>> StrokePoint(1, constraints.boolean).check(torch.tensor([[2.0, 1.0], [2.0, 3.0]]))
-            tensor([ True, False])
-        """
-        offset, pen = value.tensor_split([self.event_size], -1)
-        valid: Tensor = self.pen.check(pen if self.pen.event_dim else pen.squeeze(-1))
-        return offset.isfinite().all(-1) & valid
-
-    def __repr__(self) -> str:
-        return f"StrokePoint(event_size={self.event_size}, pen={self.pen})"
 
 
 class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[misc]
