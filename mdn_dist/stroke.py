@@ -352,12 +352,12 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         """
         return self._with_offset(self.offset.marginal(dims))
 
-    def condition(self, dims: int | Sequence[int], values: Tensor) -> "StrokeDistribution":
+    def condition(self, dims: int | Sequence[int], values: float | Tensor) -> "StrokeDistribution":
         """Return the distribution of the offset's other coordinates and the pen, given some.
 
         Args:
             dims: Coordinates of the offset, as :meth:`GaussianMixture.condition` takes them.
-            values: Their values, shape ``(*, M)``, broadcast against the batch.
+            values: Their values, likewise.
 
         Returns:
             A new distribution, of a shorter event.
