@@ -257,11 +257,14 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             logits = self._pen_logits.expand(*offset.shape[:-1], -1)
             return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:
+    def rsample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Refuse: no pathwise derivative leads through a pen's state.
 
         Args:
             sample_shape: Unused.
+            generator: Unused.
 
         Raises:
             NotImplementedError: Always; ``offset.rsample`` draws the offset with its derivatives.
