@@ -228,6 +228,9 @@ class MixtureAlgebra(BatchDistribution):
             TypeError: If `dims` holds anything but integers.
             ValueError: If `dims` is empty, out of range, or names a coordinate twice.
 
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.2, for one component.
+
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> loc = torch.tensor([[1.0, 2.0, 3.0]])
@@ -259,6 +262,9 @@ class MixtureAlgebra(BatchDistribution):
             ValueError: If `dims` is empty, out of range, names a coordinate twice or names all of
                 them, if the shape of `values` does not fit or, under ``validate_args``, if `values`
                 is not finite.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 2.3.1, for one component.
 
         Example:
             >>> from mdn_dist import GaussianMixture
@@ -322,6 +328,15 @@ class MixtureAlgebra(BatchDistribution):
 
         The highest of the modes to which ascents lead from every mean, and from where components
         cross; a mixture may have more modes than components. Of equal modes, one is taken.
+
+        Source:
+            Carreira-Perpinan 2000, Mode-finding for mixtures of Gaussian distributions.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> loc, scale_tril = torch.tensor([[0.0], [9.0]]), torch.tensor([[[2.0]], [[1.0]]])
+            >>> GaussianMixture(torch.zeros(2), loc, scale_tril).mode
+            tensor([9.0000])
         """
         return highest_mode(self.logits, self.loc, self.scale_tril)
 
@@ -330,7 +345,16 @@ class MixtureAlgebra(BatchDistribution):
         """Mean of the component with the largest weight, shape ``(*, D)``.
 
         All points drawn from :meth:`biased` tend to it as the bias grows, unless several components
-        share the largest weight: of these the first is taken. Graves 2013, section 5.4.
+        share the largest weight: of these the first is taken.
+
+        Source:
+            Graves 2013, section 5.4.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> loc = torch.tensor([[0.0], [9.0]])
+            >>> GaussianMixture(torch.tensor([1.0, 0.0]), loc, torch.ones(2, 1, 1)).component_mode
+            tensor([0.])
         """
         return at_largest(self.logits, self.loc)
 

@@ -409,12 +409,21 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
 
         The offset's :attr:`GaussianMixture.mode`, and the pen's most probable value, the first of
         several; a flag of probability one half is 0.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(121)).mode
+            tensor([0., 0., 0.])
         """
         return self._join_likeliest_pen(self.offset.mode)
 
     @property
     def component_mode(self) -> Tensor:
-        """The offset's :attr:`GaussianMixture.component_mode` and the pen's most probable value."""
+        """The offset's :attr:`GaussianMixture.component_mode` and the pen's most probable value.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(121)).component_mode
+            tensor([0., 0., 0.])
+        """
         return self._join_likeliest_pen(self.offset.component_mode)
 
     def responsibilities(self, value: Tensor) -> Tensor:
