@@ -252,7 +252,7 @@ class MixtureAlgebra(BatchDistribution):
         dims = resolve_dims(dims, self.event_shape[0])
         return self._like(self.logits, *marginal(self.loc, self.scale_tril, dims))
 
-    def condition(self, dims: int | Sequence[int], values: Tensor) -> Self:
+    def condition(self, dims: int | Sequence[int], values: float | Tensor) -> Self:
         r"""Return the distribution of the other coordinates, given the values of some.
 
         .. math:: p(x_b | x_a) = p(x_a, x_b) / p(x_a)
@@ -262,7 +262,8 @@ class MixtureAlgebra(BatchDistribution):
 
         Args:
             dims: The coordinates given, one or several, ``M`` in all, each in ``[-D, D)``.
-            values: Their values in this order, shape ``(*, M)``, broadcast against the batch.
+            values: Their values in this order: a number, or a tensor of shape ``(*, M)`` that
+                broadcasts against the batch; brought to the mixture's precision and device.
 
         Returns:
             A new mixture in the other ``D - M`` coordinates, which keep their order.
@@ -281,14 +282,12 @@ class MixtureAlgebra(BatchDistribution):
             >>> from mdn_dist import GaussianMixture
             >>> factor = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), factor)
-            >>> given = d.condition(0, torch.tensor([2.0]))
+            >>> given = d.condition(0, 2.0)
             >>> given.mean, given.stddev
             (tensor([6.]), tensor([4.]))
         """
         dims = resolve_dims(dims, self.event_shape[0])
-        self._check_shape(values, "values", len(dims))
-        if self._validates:
-            check_all("values", values.isfinite(), "finite", values)
+        values = self._numbers("values", values, len(dims))
         return self._like(*condition(self.logits, self.loc, self.scale_tril, dims, values))
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> Self:
@@ -323,17 +322,18 @@ class MixtureAlgebra(BatchDistribution):
             >>> in_data_units.mean, in_data_units.stddev
             (tensor([8., 0.]), tensor([40., 20.]))
         """
-        shift, factor = self._coefficients("loc", loc), self._coefficients("scale", scale)
+        size = self.event_shape[0]
+        shift, factor = self._numbers("loc", loc, size), self._numbers("scale", scale, size)
         if self._validates:
             check_all("scale", factor != 0, "finite and not zero", factor)
         return self._like(self.logits, *affine(self.loc, self.scale_tril, shift, factor))
 
-    def _coefficients(self, name: str, given: float | Tensor) -> Tensor:
-        """Return a number for each coordinate, shape ``(*, D)``, as the mixture's own numbers."""
+    def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
+        """Return `given`, one number or ``(*, size)``, checked and as the mixture's own numbers."""
         numbers = torch.as_tensor(given, dtype=self.loc.dtype, device=self.loc.device)
         if not numbers.dim():
-            numbers = numbers.expand(self.event_shape)
-        self._check_shape(numbers, name)
+            numbers = numbers.expand(size)
+        self._check_shape(numbers, name, size)
         if self._validates:
             check_all(name, numbers.isfinite(), "finite", numbers)
         return numbers

@@ -13,13 +13,14 @@ def kolmogorov_smirnov(uniform: Tensor) -> tuple[Tensor, Tensor]:
     its p-value is the asymptotic one with Stephens's correction, to about 1e-3.
 
     Args:
-        uniform: Numbers from 0 to 1, shape ``(*, D)``: all of ``*`` are one sample.
+        uniform: Numbers from 0 to 1, shape ``(*, D)``: all of ``*``, at least one dimension, are
+            one sample.
 
     Returns:
         Statistic and p-value, each of shape ``(D,)``.
 
     Raises:
-        ValueError: If there is no number.
+        ValueError: If there is no sample, or a number is not from 0 to 1.
 
     Source:
         Stephens 1970, Use of the Kolmogorov-Smirnov, Cramer-von Mises and related statistics
@@ -30,10 +31,12 @@ def kolmogorov_smirnov(uniform: Tensor) -> tuple[Tensor, Tensor]:
         >>> statistic
         tensor([0.5000])
     """
-    ordered = uniform.reshape(-1, uniform.shape[-1]).sort(0).values  # (N, D)
+    if uniform.dim() < 2 or not uniform.numel():
+        raise ValueError(f"uniform must hold points (*, D), got shape {tuple(uniform.shape)}")
+    if not ((uniform >= 0) & (uniform <= 1)).all():
+        raise ValueError("uniform must be from 0 to 1; leave padding out")
+    ordered = uniform.flatten(0, -2).sort(0).values  # (N, D)
     count = len(ordered)
-    if count == 0:
-        raise ValueError("uniform must hold at least one point, got none")
     steps = torch.arange(count + 1, dtype=ordered.dtype, device=ordered.device).unsqueeze(-1)
     above, below = steps[1:] / count - ordered, ordered - steps[:-1] / count
     statistic = torch.maximum(above, below).amax(0)

@@ -24,7 +24,11 @@ def traced() -> bool:
         >>> traced(), bool(torch.func.vmap(lambda x: x * traced())(torch.ones(1)))
         (False, True)
     """
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def saturate(x: Tensor, low: float, high: float) -> Tensor:

@@ -266,18 +266,15 @@ def calibration(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     values = uniform.detach().to("cpu", torch.float64)
-    if values.ndim == 0 or values.numel() == 0:
-        raise ValueError(f"uniform must hold points (*, D), got shape {tuple(uniform.shape)}")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("uniform must be from 0 to 1; leave padding out")
-    values = values.reshape(-1, values.shape[-1])
+    tests = zip(*kolmogorov_smirnov(values), strict=True)
+    values = values.flatten(0, -2)
     count, size = values.shape
     places = (values * bins).long().clamp_max(bins - 1)
     low, high = (k * bins / count for k in _binomial_band(count, 1 / bins, level))
 
     row = _HISTOGRAM_HEIGHT + 2 * _AXIS
     figure = _figure(_PAGE_WIDTH, size * row)
-    for d, (statistic, p_value) in enumerate(zip(*kolmogorov_smirnov(values), strict=True)):
+    for d, (statistic, p_value) in enumerate(tests):
         base = (size - 1 - d) * row + _AXIS
         axes = _panel(figure, _AXIS, base, _PAGE_WIDTH - _AXIS - _MARGIN, _HISTOGRAM_HEIGHT)
         heights = torch.bincount(places[:, d], minlength=bins) * bins / count

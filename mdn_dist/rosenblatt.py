@@ -81,6 +81,7 @@ def inverse_rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform:
         >>> inverse_rosenblatt(torch.zeros(1), torch.zeros(1, 1), one, torch.tensor([0.8413]))
         tensor([0.9998])
     """
+    uniform = uniform.to(torch.promote_types(uniform.dtype, loc.dtype))
     with torch.no_grad():
         value = _invert(logits, loc, scale_tril, uniform)
     return _attach(logits, loc, scale_tril, value, uniform)

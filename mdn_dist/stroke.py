@@ -240,11 +240,14 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             logits = self._pen_logits.expand(*offset.shape[:-1], -1)
             return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:
+    def rsample(
+        self, sample_shape: Size = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
         """Refuse: no pathwise derivative leads through a pen's state.
 
         Args:
             sample_shape: Unused.
+            generator: Unused.
 
         Raises:
             NotImplementedError: Always; ``offset.rsample`` draws the offset with its derivatives.
@@ -360,12 +363,12 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         """
         return self._with_offset(self.offset.marginal(dims))
 
-    def condition(self, dims: int | Sequence[int], values: Tensor) -> "StrokeDistribution":
+    def condition(self, dims: int | Sequence[int], values: float | Tensor) -> "StrokeDistribution":
         """Return the distribution of the offset's other coordinates and the pen, given some.
 
         Args:
             dims: Coordinates of the offset, as :meth:`GaussianMixture.condition` takes them.
-            values: Their values, shape ``(*, M)``, broadcast against the batch.
+            values: Their values, likewise.
 
         Returns:
             A new distribution, of a shorter event.

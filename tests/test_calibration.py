@@ -32,9 +32,16 @@ def test_a_right_model_passes_and_one_with_scales_a_fifth_off_fails(size):
         assert (p_value > 1e-3).all() == right
 
 
-def test_an_empty_sample_is_refused():
-    with pytest.raises(ValueError, match="at least one point, got none"):
-        kolmogorov_smirnov(torch.zeros(0, 2))
+@pytest.mark.parametrize("shape", [(0, 2), (4, 0), (), (5,)], ids=str)
+def test_what_is_no_sample_is_refused(shape):
+    with pytest.raises(ValueError, match=r"uniform must hold points .* got shape"):
+        kolmogorov_smirnov(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, -0.1, 1.1])
+def test_numbers_outside_the_cube_are_refused(wrong):
+    with pytest.raises(ValueError, match="uniform must be from 0 to 1; leave padding out"):
+        kolmogorov_smirnov(torch.tensor([[0.5], [wrong]]))
 
 
 def test_the_smallest_and_the_largest_distance():

@@ -174,13 +174,23 @@ def test_a_component_without_weight_stays_without():
     assert gradient.isfinite().all()
 
 
-def test_single_precision_values_join_double_precision_parameters():
+def test_values_are_brought_to_the_parameters_precision():
     d = GaussianMixture(*mixture_parameters((4,)))
     values = normal(4, 1, seed=18).float()
     found, expected = d.condition(0, values), d.condition(0, values.double())
     assert torch.equal(found.loc, expected.loc)
-    single = d.to(torch.float32).condition(0, values)
-    assert single.sample().dtype == single.logits.dtype == torch.float32
+    single = d.to(torch.float32)
+    for known in (values, values.double(), 2, 2.0):
+        found = single.condition(0, known)
+        for parameter in (found.logits, found.loc, found.scale_tril, found.sample()):
+            assert parameter.dtype == torch.float32
+
+
+def test_one_number_conditions_every_coordinate_given():
+    d, stroke = three(), CASES["stroke of 3 from outputs"].make((4,))
+    for made in (d, stroke):
+        found, same = made.condition([2, 0], -0.5), made.condition([2, 0], torch.full((2,), -0.5))
+        assert torch.equal(found.mean, same.mean)
 
 
 # Precision

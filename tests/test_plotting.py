@@ -306,6 +306,7 @@ def test_calibration_draws_the_binomial_band(count, bins, level):
     [
         ({"uniform": torch.zeros(0, 2)}, r"uniform must hold points .* got shape \(0, 2\)"),
         ({"uniform": torch.tensor(0.5)}, r"got shape \(\)"),
+        ({"uniform": torch.zeros(50)}, r"got shape \(50,\)"),  # what `cdf` returns
         ({"uniform": torch.full((3, 1), math.nan)}, "from 0 to 1; leave padding out"),
         ({"uniform": torch.full((3, 1), 1.5)}, "uniform must be from 0 to 1"),
         ({"bins": 1}, "bins must be at least 2, got 1"),

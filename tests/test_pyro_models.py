@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import CASES, K, normal
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch.testing import assert_close
 
 from mdn_dist import MixtureDensityHead
@@ -154,6 +154,23 @@ def test_every_elbo_has_the_loss_and_gradient_of_torch(scene, elbo):
     loss = elbo().loss_and_grads(sequences, guide, scene, scene.points)
     assert loss == pytest.approx(expected.item(), rel=1e-10)
     assert_close([p.grad for p in parameters], list(expected_gradients), **CLOSE)
+
+
+def test_pyros_jit_keeps_loss_and_gradient_for_other_tensors_too(scene):
+    def model(features, points):
+        pyro.module("head", scene.head)
+        with pyro.plate("sequences", SEQUENCES, dim=-2), pyro.plate("steps", STEPS, dim=-1):
+            pyro.sample("x", scene.head(features), obs=points)
+
+    elbo, parameters = JitTrace_ELBO(ignore_jit_warnings=True), list(scene.head.parameters())
+    for features in (scene.features, 1.5 * scene.features):
+        scene.head.zero_grad()
+        loss = elbo.loss_and_grads(model, guide, features, scene.points)
+        expected = -scene.case.stock(scene.head.linear(features), scene.points).sum()
+        # the JIT holds numbers made of sizes in single precision
+        assert loss == pytest.approx(expected.item(), rel=1e-6)
+        gradients = torch.autograd.grad(expected, parameters)
+        assert_close([p.grad for p in parameters], list(gradients), **CLOSE)
 
 
 def test_points_observed_in_part_are_scored_there_and_drawn_elsewhere(scene):

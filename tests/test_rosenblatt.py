@@ -172,6 +172,16 @@ def test_the_ends_have_finite_points(dtype):
     assert first[0] <= first[2] < first[3] < first[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float32])
+def test_numbers_of_another_type_join_the_mixtures(dtype):
+    d = GaussianMixture(*mixture_parameters())
+    u = torch.tensor([[0.25, 0.5], [0.0, 1.0]]).to(dtype)
+    found = d.inverse_rosenblatt(u)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, d.inverse_rosenblatt(u.double()))
+    assert torch.equal(d.rosenblatt(u), d.rosenblatt(u.double()))
+
+
 def test_in_a_gap_the_weight_is_met():
     d = wall(-1e3, 1e3)
     for q in (0.3, 0.5 - 1e-9, 0.5, 0.5 + 1e-9, 0.7):

@@ -422,8 +422,9 @@ def test_there_are_no_pathwise_samples():
     for case in STROKES.values():
         d = case.make(())
         assert not d.has_rsample
-        with pytest.raises(NotImplementedError, match=r"pen is discrete; offset.rsample"):
-            d.rsample()
+        for arguments in ((), ((2,),), ((2,), generator(0))):
+            with pytest.raises(NotImplementedError, match=r"pen is discrete; offset.rsample"):
+                d.rsample(*arguments)
 
 
 def test_repr_says_what_it_is():
