@@ -275,8 +275,9 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         Every parameter has one, the logits too, as if the points came from uniform numbers by the
         inverse of :meth:`rosenblatt`; the average of a gradient over draws is the gradient of the
         average. A weight moves points across the gap between components, and only points inside
-        the gap tell: for components more than about eight deviations apart, too few draws fall
-        there for the average to show it.
+        the gap tell: the farther apart the components, in some conditional too, the rarer those
+        points and the larger what they say. From some deviations on the gradient by the logits has
+        heavy tails; beyond about eight no draw falls there, and averages do not show it.
 
         Args:
             sample_shape: Shape of the independent draws wanted.
