@@ -51,9 +51,7 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.responsibilities(torch.tensor([40.0]))
             tensor([0., 1.])
         """
-        self._check_shape(value)
-        if self._validates:
-            self._check(value)
+        self._check_value(value)
         shares = component_log_density(self.logits, self.loc, self.scale_tril, value)
         return shares.softmax(-1)
 
@@ -83,9 +81,7 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.rosenblatt(torch.tensor([0.0, 1.0]))
             tensor([0.5000, 0.8413])
         """
-        self._check_shape(value)
-        if self._validates:
-            self._check(value)
+        self._check_value(value)
         return rosenblatt(self.logits, self.loc, self.scale_tril, value)
 
     def inverse_rosenblatt(self, uniform: Tensor) -> Tensor:

@@ -68,11 +68,10 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             >>> d.log_prob(padded, mask=torch.tensor([True, False]))
             tensor([-1.8379,  0.0000])
         """
-        self._check_shape(value)
         if mask is not None:
+            self._check_shape(value)
             return self._masked_log_prob(value, mask)
-        if self._validates:
-            self._check(value)
+        self._check_value(value)
         return self._score(value)
 
     def _masked_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
@@ -202,6 +201,12 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
     @property
     def _validates(self) -> bool:
         return self._validate_args and not traced()
+
+    def _check_value(self, value: Tensor) -> None:
+        """Raise ValueError for a wrong shape or, under ``validate_args``, an invalid point."""
+        self._check_shape(value)
+        if self._validates:
+            self._check(value)
 
     def _check_shape(self, value: Tensor, name: str = "value", size: int | None = None) -> None:
         size = self.event_shape[0] if size is None else size

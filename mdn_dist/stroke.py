@@ -475,9 +475,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> d.responsibilities(torch.zeros(3))
             tensor([0.2500, 0.2500, 0.2500, 0.2500])
         """
-        self._check_shape(value)
-        if self._validates:
-            self._check(value)
+        self._check_value(value)
         return self.offset.responsibilities(value[..., : self._event_size])
 
     @property
