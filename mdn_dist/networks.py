@@ -186,9 +186,9 @@ class PredictionNetwork(nn.Module):
             >>> distribution.log_prob(strokes).mean() > 9  # the differential entropy is about -11
             tensor(True)
         """
-        self.head.initialize(strokes, mask, generator)
         event_size = self.head.output_map.event_size
         points = gather_points(strokes, mask, event_size, self.point_size)
+        self.head.initialize(points, generator=generator)
         size = points[:, :event_size].abs().mean(0)
         for layer in self.layers:
             weight: Tensor = layer.get_parameter("weight_ih_l0")[:, : self.point_size]

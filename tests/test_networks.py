@@ -13,10 +13,6 @@ from mdn_dist.networks import ClippedLSTM
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
 def network_of(layers=3, seed=0, **arguments):
     defaults = {"hidden_size": 5, "layers": layers, "components": 3, "dtype": torch.float64}
     with torch.random.fork_rng():
@@ -25,7 +21,7 @@ def network_of(layers=3, seed=0, **arguments):
 
 
 def points(*shape, seed=0):
-    value = torch.randn(*shape, 3, dtype=torch.float64, generator=seeded(seed))
+    value = torch.randn(*shape, 3, dtype=torch.float64, generator=generator(seed))
     value[..., 2] = (value[..., 2] > 0).double()
     return value
 
@@ -212,10 +208,10 @@ def test_the_layer_is_torchs_while_nothing_is_clipped(clip):
     stock = nn.LSTM(4, 5, batch_first=True, dtype=torch.float64)
     stock.load_state_dict(layer.state_dict())
     inputs, hidden, cell = (
-        torch.randn(*shape, dtype=torch.float64, generator=seeded(seed)).requires_grad_()
+        torch.randn(*shape, dtype=torch.float64, generator=generator(seed)).requires_grad_()
         for seed, shape in enumerate([(2, 6, 4), (2, 5), (2, 5)])
     )
-    weight = torch.randn(2, 6, 5, dtype=torch.float64, generator=seeded(9))
+    weight = torch.randn(2, 6, 5, dtype=torch.float64, generator=generator(9))
     output, (last_hidden, last_cell) = layer(inputs, (hidden, cell))
     expected, (stock_hidden, stock_cell) = stock(inputs, (hidden[None], cell[None]))
     torch.testing.assert_close(output, expected, **EXACT)
