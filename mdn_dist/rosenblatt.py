@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.special import erfc, ndtri
 
-from mdn_dist.functional import traced
+from mdn_dist.functional import traced, whiten
 
 LOG_NORMAL = math.log(2 * math.pi) / 2
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
@@ -51,13 +51,11 @@ def rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -
         tensor([0.8413])
     """
     log_weight = logits.log_softmax(-1)
-    whitened: list[Tensor] = []
+    log_scale = scale_tril.diagonal(dim1=-2, dim2=-1).log()
     uniform: list[Tensor] = []
-    for coordinate in value.split(1, -1):
-        mean, scale = _conditional(loc, scale_tril, whitened)
-        whitened.append((coordinate - mean) / scale)
-        uniform.append((log_weight.exp() * _below(whitened[-1])).sum(-1))
-        log_weight, _ = _reweigh(log_weight, scale.log(), whitened[-1])
+    for d, whitened in enumerate(whiten(loc, scale_tril, value).unbind(-1)):
+        uniform.append((log_weight.exp() * _below(whitened)).sum(-1))
+        log_weight, _ = _reweigh(log_weight, log_scale[..., d], whitened)
     return torch.stack(uniform, -1).clamp_max(1)
 
 
