@@ -11,11 +11,12 @@ import math
 import torch
 from torch import Tensor
 
+from mdn_dist.functional import exp_or_zero_
+
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
 START_ITERATIONS = 15  # after 5, their order says less of where they end
 CANDIDATES = 4  # tried for each seed
 BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
-FAINT = -500.0  # a log responsibility: to the exponential of less, arithmetic is slow (subnormal)
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
 Parameters = tuple[Tensor, Tensor, Tensor]
@@ -174,7 +175,7 @@ def _expect(parameters: Parameters, points: Tensor) -> tuple[Tensor, Tensor]:
             share.addcmul_(y[:, :, d], y[:, :, d])
         share = torch.add(constant.unsqueeze(-1), share, alpha=-0.5)  # (R, K, n)
         highest = share.amax(1, keepdim=True)
-        share.sub_(highest).clamp_(min=FAINT).exp_()
+        exp_or_zero_(share.sub_(highest))
         density = share.sum(1, keepdim=True)
         share.div_(density)
         total += (highest + density.log()).sum((1, 2))
