@@ -1,18 +1,21 @@
 """What can be asked of a mixture once its parameters are there: its algebra."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from mdn_dist.batch import BatchDistribution, check_all
-from mdn_dist.functional import component_log_density
+from mdn_dist.batch import BatchDistribution
+from mdn_dist.checks import check_all, check_bias, check_temperature, check_tensor
+from mdn_dist.functional import least_scale, posterior, sharpen, whiten
 from mdn_dist.marginals import affine, condition, marginal, resolve_dims
 from mdn_dist.modes import at_largest, highest_mode
-from mdn_dist.outputs import check_bias, check_temperature
 from mdn_dist.rosenblatt import inverse_rosenblatt, rosenblatt
+
+Parameters = tuple[Tensor, Tensor, Tensor]
+"""Logits ``(*, K)``, means ``(*, K, D)``, Cholesky factors ``(*, K, D, D)``."""
 
 
 class MixtureAlgebra(BatchDistribution):
@@ -28,6 +31,25 @@ class MixtureAlgebra(BatchDistribution):
     def _like(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Self:
         """Return a mixture of other parameters that validates as this one does."""
         raise NotImplementedError
+
+    def _changed(self, change: Callable[[Tensor, Tensor, Tensor], Parameters]) -> Self:
+        """Return the mixture of what `change` makes of the parameters.
+
+        A batch element with a parameter that is not a number comes out as NaN, and sends back no
+        gradient of 0 times NaN, should a mask leave it out later.
+        """
+        parameters = self.logits, self.loc, self.scale_tril
+        if self._validates:
+            return self._like(*change(*parameters))
+        sound = (
+            self.logits.amax(-1).isfinite()
+            & self.loc.isfinite().flatten(-2).all(-1)
+            & self.scale_tril.isfinite().flatten(-3).all(-1)
+        )
+        masks = [sound[(..., *[None] * n)] for n in (1, 2, 3)]
+        safe = (torch.where(m, p, 1.0) for m, p in zip(masks, parameters, strict=True))
+        changed = zip(masks, change(*safe), strict=True)
+        return self._like(*(torch.where(m, p, math.nan) for m, p in changed))
 
     def responsibilities(self, value: Tensor) -> Tensor:
         r"""Probability of each component given a point, :math:`\gamma_k`.
@@ -51,9 +73,9 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.responsibilities(torch.tensor([40.0]))
             tensor([0., 1.])
         """
-        self._check_value(value)
-        shares = component_log_density(self.logits, self.loc, self.scale_tril, value)
-        return shares.softmax(-1)
+        parameters = self.logits, self.loc, self.scale_tril
+        log_responsibility, _ = posterior(*parameters, whiten(*parameters[1:], self._accept(value)))
+        return log_responsibility.exp()
 
     def rosenblatt(self, value: Tensor) -> Tensor:
         """Map points to the unit cube, where this mixture's own samples are uniform.
@@ -81,8 +103,7 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.rosenblatt(torch.tensor([0.0, 1.0]))
             tensor([0.5000, 0.8413])
         """
-        self._check_value(value)
-        return rosenblatt(self.logits, self.loc, self.scale_tril, value)
+        return rosenblatt(self.logits, self.loc, self.scale_tril, self._accept(value))
 
     def inverse_rosenblatt(self, uniform: Tensor) -> Tensor:
         """Map the unit cube to points, inverting :meth:`rosenblatt`.
@@ -111,7 +132,7 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.inverse_rosenblatt(sobol).mean(0).abs() < 0.02
             tensor([True, True])
         """
-        self._check_shape(uniform, "uniform")
+        uniform = self._as_numbers(uniform, "uniform")
         if self._validates:
             check_all("uniform", (uniform >= 0) & (uniform <= 1), "from 0 to 1", uniform)
         return inverse_rosenblatt(self.logits, self.loc, self.scale_tril, uniform)
@@ -145,14 +166,18 @@ class MixtureAlgebra(BatchDistribution):
         """Quantile in one coordinate: the inverse of :meth:`cdf`.
 
         Args:
-            q: Probabilities, shape ``(*)``; for the ends see :meth:`inverse_rosenblatt`.
+            q: Probabilities, shape ``(*)``, as :meth:`cdf` returns them: without a dimension for
+                the coordinate, and ending in the whole batch shape, or one number for all. For the
+                ends see :meth:`inverse_rosenblatt`.
 
         Returns:
             Points, shape ``(*, 1)``.
 
         Raises:
             NotImplementedError: If there are more coordinates than one.
-            ValueError: As of :meth:`inverse_rosenblatt`.
+            TypeError: If `q` is not a tensor.
+            ValueError: If the shape of `q` does not fit or, under ``validate_args``, if a number is
+                not from 0 to 1.
 
         Source:
             Rosenblatt 1952, whose inverse transformation it is for ``D = 1``.
@@ -165,22 +190,31 @@ class MixtureAlgebra(BatchDistribution):
                     [0.9998]])
         """
         self._check_one_coordinate("icdf", "inverse_rosenblatt")
+        check_tensor(q, "q")
+        batch = self.batch_shape
+        if q.dim() and batch and q.shape[-len(batch) :] != batch[-q.dim() :]:
+            raise ValueError(
+                f"q must end in the batch shape {tuple(batch)}, without a dimension for the "
+                f"coordinate, got shape {tuple(q.shape)}"
+            )
         return self.inverse_rosenblatt(q.unsqueeze(-1))
 
-    def biased(self, bias: float) -> Self:
+    def biased(self, bias: float | Tensor) -> Self:
         r"""Return the mixture biased towards its more probable points.
 
-        Weights become ``softmax(logits * (1 + bias))``, scales ``scale_tril * exp(-bias)``;
-        correlations stay. The result is a mixture: it scores what it samples.
+        Weights become ``softmax(logits * (1 + bias))``, scales ``scale_tril * exp(-bias)``, at the
+        least the smallest positive number of their type; correlations stay. The result is a
+        mixture: it scores what it samples.
 
         Args:
-            bias: Probability bias, at least 0; 0 changes nothing.
+            bias: Probability bias, at least 0; 0 changes nothing. A number, or a tensor that
+                broadcasts against the batch shape ``(*)``, with a gradient of its own.
 
         Returns:
             A new mixture, its shapes the same.
 
         Raises:
-            ValueError: If `bias` is negative or not finite.
+            ValueError: If `bias` is negative or not finite, or does not broadcast.
 
         Source:
             Graves 2013, equations 61 and 62.
@@ -191,20 +225,24 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.biased(math.log(2)).variance
             tensor([0.2500, 0.2500])
         """
+        if isinstance(bias, Tensor):
+            bias = self._rowwise("bias", bias)
         check_bias(bias)
-        return self._like(self.logits * (1 + bias), self.loc, self.scale_tril * math.exp(-bias))
+        factor = (-bias).exp() if isinstance(bias, Tensor) else math.exp(-bias)
+        return self._sharpened(1 + bias, factor)
 
-    def tempered(self, temperature: float) -> Self:
+    def tempered(self, temperature: float | Tensor) -> Self:
         """Return the mixture at a temperature: logits over it, covariances times it.
 
         Args:
-            temperature: Positive; 1 changes nothing, less makes samples tidier.
+            temperature: Positive; 1 changes nothing, less makes samples tidier. A number, or a
+                tensor that broadcasts against the batch shape ``(*)``, with a gradient of its own.
 
         Returns:
             A new mixture, its shapes the same.
 
         Raises:
-            ValueError: If `temperature` is not positive and finite.
+            ValueError: If `temperature` is not positive and finite, or does not broadcast.
 
         Source:
             Ha and Eck 2017 (arXiv:1704.03477), equation 8.
@@ -215,9 +253,34 @@ class MixtureAlgebra(BatchDistribution):
             >>> d.tempered(0.25).variance
             tensor([0.2500, 0.2500])
         """
+        if isinstance(temperature, Tensor):
+            temperature = self._rowwise("temperature", temperature)
         check_temperature(temperature)
-        scale_tril = self.scale_tril * math.sqrt(temperature)
-        return self._like(self.logits / temperature, self.loc, scale_tril)
+        return self._sharpened(1 / temperature, temperature**0.5)
+
+    def _rowwise(self, name: str, number: Tensor) -> Tensor:
+        """Return a number for each batch element, to be broadcast against the mixture's own."""
+        try:
+            torch.broadcast_shapes(number.shape, self.batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} must broadcast against batch shape {tuple(self.batch_shape)}, "
+                f"got shape {tuple(number.shape)}"
+            ) from error
+        return number.to(self.loc)
+
+    def _sharpened(self, weight_factor: float | Tensor, scale_factor: float | Tensor) -> Self:
+        def change(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Parameters:
+            by_weight, by_scale = (
+                f[(..., *[None] * n)] if isinstance(f, Tensor) else f
+                for f, n in ((weight_factor, 1), (scale_factor, 3))
+            )
+            scaled, least = scale_tril * by_scale, least_scale(scale_tril.dtype)
+            diagonal = torch.eye(scaled.shape[-1], dtype=torch.bool, device=scaled.device)
+            vanished = diagonal & (scaled < least)
+            return sharpen(logits, by_weight), loc, torch.where(vanished, least, scaled)
+
+        return self._changed(change)
 
     def marginal(self, dims: int | Sequence[int]) -> Self:
         """Return the distribution of some coordinates, whatever the others are.
@@ -246,7 +309,9 @@ class MixtureAlgebra(BatchDistribution):
             tensor([3., 1.])
         """
         dims = resolve_dims(dims, self.event_shape[0])
-        return self._like(self.logits, *marginal(self.loc, self.scale_tril, dims))
+        return self._changed(
+            lambda logits, loc, scale_tril: (logits, *marginal(loc, scale_tril, dims))
+        )
 
     def condition(self, dims: int | Sequence[int], values: float | Tensor) -> Self:
         r"""Return the distribution of the other coordinates, given the values of some.
@@ -284,7 +349,7 @@ class MixtureAlgebra(BatchDistribution):
         """
         dims = resolve_dims(dims, self.event_shape[0])
         values = self._numbers("values", values, len(dims))
-        return self._like(*condition(self.logits, self.loc, self.scale_tril, dims, values))
+        return self._changed(lambda *parameters: condition(*parameters, dims, values))
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> Self:
         """Return the distribution of ``loc + scale * x``, as in other units.
@@ -322,13 +387,16 @@ class MixtureAlgebra(BatchDistribution):
         shift, factor = self._numbers("loc", loc, size), self._numbers("scale", scale, size)
         if self._validates:
             check_all("scale", factor != 0, "finite and not zero", factor)
-        return self._like(self.logits, *affine(self.loc, self.scale_tril, shift, factor))
+        return self._changed(
+            lambda logits, loc, scale_tril: (logits, *affine(loc, scale_tril, shift, factor))
+        )
 
     def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
         """Return `given`, one number or ``(*, size)``, checked and as the mixture's own numbers."""
-        numbers = torch.as_tensor(given, dtype=self.loc.dtype, device=self.loc.device)
-        if not numbers.dim():
-            numbers = numbers.expand(size)
+        if not isinstance(given, Tensor):
+            given = torch.as_tensor(given)
+        numbers = given.to(self.loc)
+        numbers = numbers if numbers.dim() else numbers.expand(size)
         self._check_shape(numbers, name, size)
         if self._validates:
             check_all(name, numbers.isfinite(), "finite", numbers)

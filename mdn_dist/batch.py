@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 import torch
-from pyro.distributions import MaskedDistribution, TorchDistribution
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from mdn_dist.checks import check_mask, check_tensor
 from mdn_dist.functional import traced, widen
 
 
@@ -16,12 +18,20 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
     """A Pyro distribution over points whose batch can be indexed, expanded and masked.
 
     A subclass says how its parameters are mapped (`_map`), how a point is scored (`_score`), which
-    points count as valid (`_check`), and what it is made of (`_parts`, `_static`).
+    points count as valid (`_check`), and what it is made of (`_parts`, `_derived`).
+
+    Every class, and every class made of it, is a container of its parameters, a pytree node of
+    torch's: functional transforms, ``torch.export``, DDP and FSDP look into those for tensors.
     """
 
     _validate_args: bool
     _parts: ClassVar[tuple[str, ...]]  # attributes that hold the parameters
-    _static: ClassVar[tuple[str, ...]]  # attributes that hold the rest, if they are set
+    _derived: ClassVar[tuple[str, ...]] = ()  # attributes that are made of them when asked for
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "_parts"):
+            _register(cls)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
         """Return a copy whose parameters are ``function(parameter, its event dimensions)``."""
@@ -39,6 +49,11 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         """Return a point of the support, ``(event)``, to stand where a mask leaves one out."""
         raise NotImplementedError
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The type of the parameters."""
+        raise NotImplementedError
+
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score `value`; points that `mask` leaves out score 0, whatever they hold.
 
@@ -54,7 +69,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             Log densities, shape ``(*)``, in nats.
 
         Raises:
-            TypeError: If `mask` is not boolean.
+            TypeError: If `value` is not a tensor, or `mask` not a boolean one.
             ValueError: If the shapes do not fit or, under ``validate_args``, if a point that counts
                 is outside the support.
 
@@ -69,14 +84,11 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             tensor([-1.8379,  0.0000])
         """
         if mask is not None:
-            self._check_shape(value)
-            return self._masked_log_prob(value, mask)
-        self._check_value(value)
-        return self._score(value)
+            return self._masked_log_prob(self._as_numbers(value), mask)
+        return self._score(self._accept(value))
 
     def _masked_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be boolean, got {mask.dtype}")
+        check_mask(mask)
         batch_shape: Size = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
         try:
             mask = mask.expand(batch_shape)
@@ -101,6 +113,9 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         Returns:
             A distribution of the same shapes that scores 0 where `mask` is False.
 
+        Raises:
+            TypeError: If `mask` is not boolean.
+
         Source:
             Pyro's protocol, ``TorchDistributionMixin.mask``.
 
@@ -111,7 +126,25 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             >>> masked.log_prob(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]))
             tensor([-1.8379,  0.0000])
         """
+        if not isinstance(mask, bool):
+            check_mask(mask)
         return MaskedPoints(self, mask)
+
+    def entropy(self) -> Tensor:
+        """Refuse: the entropy of a mixture has no closed form.
+
+        Raises:
+            NotImplementedError: Always; ``-log_prob`` averaged over samples estimates it.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> entropy = -d.log_prob(d.sample((10_000,))).mean()
+        """
+        raise NotImplementedError(
+            f"the entropy of a {type(self).__name__} has no closed form; "
+            "-d.log_prob(d.sample((10_000,))).mean(0) estimates it"
+        )
 
     def expand(self, batch_shape: Size | list[int], _instance: Any = None) -> Self:
         """Return the distribution over a larger batch, without copying its parameters.
@@ -177,22 +210,42 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         """
         return self._map(lambda p, _: p.detach())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: all but what is derived."""
+        return {name: held for name, held in vars(self).items() if name not in self._derived}
+
+    def _bare_copy(self) -> Self:
+        """Return a copy that is to be given other parameters."""
+        new = self.__new__(type(self))
+        new.__dict__.update(self.__getstate__())
+        return new
+
     def _take_apart(self) -> tuple[list[Any], dict[str, Any]]:
         """Return the parameters, and by name what is static beside them."""
-        held = vars(self)
-        static = {name: held[name] for name in self._static if name in held}
-        return [held[name] for name in self._parts], static
+        static = self.__getstate__()
+        parts = [static.pop(name) for name in self._parts]
+        del static["_batch_shape"]
+        return parts, static
 
     @classmethod
     def _put_together(cls, parts: Iterable[Any], static: dict[str, Any]) -> Self:
         """Invert `_take_apart`; `parts` may be anything, since torch passes placeholders too."""
         new = cls.__new__(cls)
-        for name, value in static.items():
-            setattr(new, name, value)
+        new.__dict__.update(static)
         for name, part in zip(cls._parts, parts, strict=True):
             setattr(new, name, widen(part) if isinstance(part, Tensor) else part)
         new._batch_shape = new._shape_of_batch()
         return new
+
+    @staticmethod
+    def _dump(static: dict[str, Any]) -> dict[str, Any]:
+        """Return what is static fit for JSON, where a program that was exported is saved."""
+        return static
+
+    @staticmethod
+    def _load(static: dict[str, Any]) -> dict[str, Any]:
+        """Invert `_dump`, from JSON."""
+        return {**static, "_event_shape": Size(static["_event_shape"])}
 
     def _shape_of_batch(self) -> Size:
         """Return the batch shape that the parameters have, empty for placeholders."""
@@ -202,13 +255,27 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
     def _validates(self) -> bool:
         return self._validate_args and not traced()
 
-    def _check_value(self, value: Tensor) -> None:
-        """Raise ValueError for a wrong shape or, under ``validate_args``, an invalid point."""
-        self._check_shape(value)
+    def _accept(self, value: Tensor) -> Tensor:
+        """Return `value` as numbers to compute with.
+
+        Raises:
+            TypeError: If it is not a tensor of real numbers.
+            ValueError: If its shape is wrong or, under ``validate_args``, a point is invalid.
+        """
+        value = self._as_numbers(value)
         if self._validates:
             self._check(value)
+        return value
 
-    def _check_shape(self, value: Tensor, name: str = "value", size: int | None = None) -> None:
+    def _as_numbers(self, value: Tensor, name: str = "value", size: int | None = None) -> Tensor:
+        """Return `value`, whose last dimension is to be `size`, as floating-point numbers."""
+        check_tensor(value, name)
+        self._check_shape(value, name, size)
+        return widen(value) if value.is_floating_point() else value.to(self._dtype)
+
+    def _check_shape(self, value: Tensor, name: str, size: int | None = None) -> None:
+        if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+            return
         size = self.event_shape[0] if size is None else size
         if value.shape[-1:] != (size,):
             raise ValueError(f"{name} must end in {size} values, got shape {tuple(value.shape)}")
@@ -228,24 +295,8 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         raise NotImplementedError
 
 
-def _same(static: dict[str, Any]) -> dict[str, Any]:
-    return static
-
-
-def register_container(
-    kind: type[BatchDistribution],
-    dump: Callable[[dict[str, Any]], dict[str, Any]] = _same,
-    load: Callable[[dict[str, Any]], dict[str, Any]] = _same,
-) -> None:
-    """Make a final class of distributions a container of its parameters, a pytree node of torch's.
-
-    Functional transforms, ``torch.export``, DDP and FSDP look into containers for tensors.
-
-    Args:
-        kind: The class.
-        dump: Makes what is static fit for JSON, where a program that was exported is saved.
-        load: Inverts `dump`.
-    """
+def _register(kind: type[BatchDistribution]) -> None:
+    """Make a class of distributions a pytree node of torch's."""
 
     def keys(distribution: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
         parts, static = distribution._take_apart()
@@ -255,11 +306,9 @@ def register_container(
         kind,
         kind._take_apart,
         kind._put_together,
-        serialized_type_name=f"{kind.__module__}.{kind.__name__}",
-        to_dumpable_context=dump,
-        from_dumpable_context=lambda static: load(
-            {**static, "_event_shape": Size(static["_event_shape"])}
-        ),
+        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        to_dumpable_context=kind._dump,
+        from_dumpable_context=kind._load,
         flatten_with_keys_fn=keys,
     )
 
@@ -292,7 +341,7 @@ class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
         return MaskedPoints(self.base_dist, mask & self._mask)
 
     def score_parts(self, value: Tensor) -> Any:
-        """Pyro's decomposition of the score, from this class's ``log_prob``.
+        """Pyro's decomposition of the score, whose score function no mask concerns.
 
         Args:
             value: Points, shape ``(*, event)``.
@@ -300,26 +349,9 @@ class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
         Returns:
             Pyro's ``ScoreParts``.
         """
-        return TorchDistribution.score_parts(self, value)
-
-
-def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
-    """Raise ValueError, saying where, unless all of `valid` is True.
-
-    Args:
-        name: The argument's name.
-        valid: Truth of each element, any shape.
-        expected: What a valid element is.
-        got: The elements, shaped like `valid`.
-
-    Raises:
-        ValueError: If an element is not valid.
-    """
-    if valid.is_meta or valid.all():
-        return
-    wrong = (~valid).nonzero()
-    where = tuple(wrong[0].tolist())
-    raise ValueError(
-        f"{name} must be {expected}, got {got[where].item()} at index {where} "
-        f"({len(wrong)} of {valid.numel()} elements are wrong)"
-    )
+        if isinstance(self._mask, bool):
+            return super().score_parts(value)
+        log_prob = self.log_prob(value)
+        if self.has_rsample:
+            return ScoreParts(log_prob, 0, log_prob)
+        return ScoreParts(log_prob, self.base_dist._score(self.base_dist._as_numbers(value)), 0)

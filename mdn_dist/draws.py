@@ -7,7 +7,8 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import one_hot
 
-from mdn_dist.functional import saturate_
+from mdn_dist.functional import saturate_, sharpen
+from mdn_dist.growth import hold_growth
 from mdn_dist.outputs import OutputMap
 
 
@@ -36,22 +37,23 @@ def draw_index(logits: Tensor, generator: torch.Generator | None = None) -> Tens
     return index.clamp_max(logits.shape[-1] - 1)  # where a row is NaN
 
 
-def draw_state(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def draw_state(logits: Tensor, is_flag: bool, generator: torch.Generator | None = None) -> Tensor:
     """Draw the value of a pen: a flag from one logit, a one-hot state from several.
 
     Args:
         logits: Logit of the flag, shape ``(*, 1)``, or of each state, shape ``(*, 3)``.
+        is_flag: Which of the two.
         generator: Source of randomness; torch's global one by default.
 
     Returns:
         Flags or one-hot states, shaped like `logits`.
 
     Example:
-        >>> draw_state(torch.tensor([[30.0], [-30.0]]))
+        >>> draw_state(torch.tensor([[30.0], [-30.0]]), is_flag=True)
         tensor([[1.],
                 [0.]])
     """
-    if logits.shape[-1] == 1:
+    if is_flag:
         return _uniform(logits, generator).lt_(logits.sigmoid())
     return one_hot(draw_index(logits, generator).squeeze(-1), logits.shape[-1]).to(logits)
 
@@ -113,7 +115,7 @@ def draw_points(
     pen_size, weights_size, *rest = output_map.sizes
     pen, logits, parameters = outputs.split_with_sizes([pen_size, weights_size, sum(rest)], -1)
     if output_map.logit_factor != 1:
-        logits = logits * output_map.logit_factor
+        logits = sharpen(logits, output_map.logit_factor)
     index = draw_index(logits, generator)
     blocks = parameters.view(*parameters.shape[:-1], -1, components)
     index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
@@ -123,11 +125,14 @@ def draw_points(
     if output_map.bounds is not None:
         saturate_(log_scale, *output_map.bounds.log_scale)
         saturate_(correlation, *output_map.bounds.correlation)
+        if size > 2:
+            correlation = hold_growth(correlation.unsqueeze(-1), size).squeeze(-1)
     noise = _normal(loc, generator)
     if output_map.log_scale_shift:
         log_scale += output_map.log_scale_shift
     offset = loc.addcmul_(log_scale.exp_(), _correlate_(noise, correlation.sinh_()))
-    return torch.cat([offset, draw_state(pen * output_map.pen_slope, generator)], -1)
+    pen = sharpen(pen, output_map.pen_slope)
+    return torch.cat([offset, draw_state(pen, output_map.pen == "bernoulli", generator)], -1)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,16 +7,20 @@ however far from the others; with a 1 below them, one product with the points gi
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import exp_or_zero_
+from mdn_dist.checks import check_counts, check_tensor
+from mdn_dist.functional import exp_or_zero_, in_float64
 
+FLOOR = 1e-3  # of every scale, in units of a coordinate's typical size
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
 START_ITERATIONS = 15  # after 5, their order says less of where they end
 CANDIDATES = 4  # tried for each seed
 BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
+LARGEST = 1e140  # of a number whose square is to be summed
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
 Parameters = tuple[Tensor, Tensor, Tensor]
@@ -28,7 +32,7 @@ def fit_parameters(
     points: Tensor,
     components: int,
     *,
-    min_scale: float,
+    min_scale: float | None,
     restarts: int,
     iterations: int,
     tolerance: float,
@@ -39,7 +43,7 @@ def fit_parameters(
     Args:
         points: Data, shape ``(N, D)``.
         components: Number of components ``K``.
-        min_scale: Added in quadrature to every component's scale.
+        min_scale: Added in quadrature to every component's scale; None for a share of the data's.
         restarts: Number of starts.
         iterations: At most this many steps from the best start.
         tolerance: Stop when a step gains less than this, in nats a point.
@@ -49,40 +53,59 @@ def fit_parameters(
         Logits ``(K)``, means ``(K, D)`` and Cholesky factors ``(K, D, D)``, in float64.
 
     Raises:
-        TypeError: If `points` is not floating point.
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of range.
     """
-    _check(points, min_scale, components=components, restarts=restarts, iterations=iterations)
-    centre = points.double().mean(0)
-    data = points.double() - centre  # a large offset would cost distances their digits
+    _check(points, min_scale, tolerance)
+    check_counts(components=components, restarts=restarts, iterations=iterations)
+    points = in_float64(points)
+    # a large offset would cost distances their digits; no single point moves a median
+    centre = points.median(0).values
+    data = points - centre
+    typical = _typical_size(data)
+    floor = typical * FLOOR if min_scale is None else torch.full_like(typical, min_scale)
     few = data
     if len(data) > START_POINTS:
         few = data[torch.randperm(len(data), generator=generator, device=data.device)]
         few = few[:START_POINTS]
-    labels = _k_means_plus_plus(few, components, restarts, generator)
-    starts = _from_labels(few, labels, components, min_scale)
-    starts = _climb(starts, few, min_scale, START_ITERATIONS)
+    labels = _k_means_plus_plus(few / typical, components, restarts, generator)
+    starts = _from_labels(few, labels, components, floor)
+    starts = _climb(starts, few, floor, START_ITERATIONS)
     best = _expect(starts, _with_ones(few))[0].argmax(0, keepdim=True)
     logits, loc, scale_tril = (parameter[best] for parameter in starts)
-    logits, loc, scale_tril = _climb(
-        (logits, loc, scale_tril), data, min_scale, iterations, tolerance
-    )
+    logits, loc, scale_tril = _climb((logits, loc, scale_tril), data, floor, iterations, tolerance)
     return logits[0], loc[0] + centre, scale_tril[0]
 
 
-def _check(points: Tensor, min_scale: float, **counts: int) -> None:
+def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
     """Raise ValueError or TypeError for arguments that no mixture can be fitted with."""
+    check_tensor(points, "points")
     if points.dim() != 2 or not points.numel():
         raise ValueError(f"points must have shape (N, D), N > 0, got {tuple(points.shape)}")
     if not points.is_floating_point():
         raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if not 0 < min_scale < math.inf:
+    if (highest := points.abs().amax().item()) > LARGEST:
+        raise ValueError(f"points must be at most {LARGEST:g} in size, got {highest:g}")
+    for name, number in {"min_scale": min_scale, "tolerance": tolerance}.items():
+        if not isinstance(number, Real | None):
+            raise TypeError(f"{name} must be a number, got {type(number).__name__}")
+    if min_scale is not None and not 0 < min_scale < math.inf:
         raise ValueError(f"min_scale must be positive and finite, got {min_scale}")
+    if min_scale is not None and min_scale > LARGEST:
+        raise ValueError(f"min_scale must be at most {LARGEST:g}, got {min_scale}")
+    if math.isnan(tolerance):
+        raise ValueError(f"tolerance must be a number, got {tolerance}")
+
+
+def _typical_size(data: Tensor) -> Tensor:
+    """Return a scale of each coordinate, ``(D)``, that a few points far out do not change much."""
+    size = data.abs()
+    typical = size.median(0).values
+    for other in (size.mean(0), size.amax(), torch.ones_like(typical)):  # of repeated numbers
+        typical = torch.where(typical > 0, typical, other)
+    return typical
 
 
 def _k_means_plus_plus(
@@ -93,9 +116,14 @@ def _k_means_plus_plus(
     Seeds are points, drawn by their squared distance to the seeds before; of a few candidates, the
     one that leaves the smallest sum of squares is kept. Distances are between inverse hyperbolic
     sines, so that a few points far out, as of a pen that jumps, do not attract most of the seeds.
+
+    Args:
+        data: Points in units of their typical size, shape ``(N, D)``.
+        components: Number of seeds ``K``.
+        restarts: Number of starts ``R``.
+        generator: Source of randomness.
     """
-    size = data.abs().mean(0).clamp_min(torch.finfo(data.dtype).tiny)
-    data = (data / size).asinh()
+    data = data.asinh()
     nearest = data.new_full((restarts, len(data)), math.inf)  # squared distance to a seed
     labels = torch.zeros_like(nearest, dtype=torch.int64)
     chance = torch.ones_like(nearest)
@@ -116,21 +144,21 @@ def _k_means_plus_plus(
     return labels
 
 
-def _from_labels(data: Tensor, labels: Tensor, components: int, min_scale: float) -> Parameters:
+def _from_labels(data: Tensor, labels: Tensor, components: int, floor: Tensor) -> Parameters:
     """Return components with the mean and the variances of the points that `labels` give them."""
     label = torch.arange(components, device=data.device).unsqueeze(-1)
     members = (labels.unsqueeze(1) == label).to(data)  # (R, K, N)
     count = members.sum(-1, keepdim=True) + torch.finfo(data.dtype).eps
     loc = members @ data / count
     difference = data - loc.take_along_dim(labels.unsqueeze(-1), 1)  # (R, N, D)
-    scale = (members @ difference.square() / count + min_scale**2).sqrt()
+    scale = (members @ difference.square() / count + floor.square()).sqrt()
     return count.squeeze(-1).log(), loc, torch.diag_embed(scale)
 
 
 def _climb(
     parameters: Parameters,
     data: Tensor,
-    min_scale: float,
+    floor: Tensor,
     iterations: int,
     tolerance: float = -math.inf,
 ) -> Parameters:
@@ -142,7 +170,7 @@ def _climb(
         if (score - before).amax() < tolerance:
             break
         before = score
-        parameters = _maximise(parameters, moments, min_scale)
+        parameters = _maximise(parameters, moments, floor)
     return parameters
 
 
@@ -184,7 +212,7 @@ def _expect(parameters: Parameters, points: Tensor) -> tuple[Tensor, Tensor]:
     return total / points.shape[-1], moments.unflatten(0, (-1, components))
 
 
-def _maximise(parameters: Parameters, moments: Tensor, min_scale: float) -> Parameters:
+def _maximise(parameters: Parameters, moments: Tensor, floor: Tensor) -> Parameters:
     """Return the parameters most likely under the weights that `moments` were taken with."""
     _, loc, scale_tril = parameters
     count = moments[..., -1, -1] + torch.finfo(loc.dtype).eps  # (R, K)
@@ -193,6 +221,8 @@ def _maximise(parameters: Parameters, moments: Tensor, min_scale: float) -> Para
     about_old = scale_tril @ moments[..., :-1, :-1] @ scale_tril.mT  # (R, K, D, D)
     covariance = about_old - shift @ shift.mT
     # Rounding can leave points on a line a negative variance larger than a small floor makes up.
-    floor = min_scale**2 + ROUNDING * about_old.diagonal(dim1=-2, dim2=-1)  # (R, K, D)
-    factor = torch.linalg.cholesky(covariance + torch.diag_embed(floor))
+    added = floor.square() + ROUNDING * about_old.diagonal(dim1=-2, dim2=-1)  # (R, K, D)
+    factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(added))
+    # Where it has taken more than that, the component keeps the shape it had.
+    factor = torch.where((failed == 0)[..., None, None], factor, scale_tril)
     return count.log(), loc + shift.squeeze(-1), factor

@@ -5,13 +5,24 @@ torch operations. ``K`` counts mixture components and ``D`` coordinates.
 """
 
 import math
+import warnings
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+from torch.overrides import handle_torch_function, has_torch_function
 
 MARGIN = 1.0
 """Distance from its limits at which :func:`saturate` departs from the identity."""
+
+MODEST = 1e6
+"""Factor up to which :func:`sharpen` simply multiplies."""
+
+FLAT = 1e9
+"""Excess over its margin from which :func:`saturate` is flat; its square is a float32."""
 
 
 def traced() -> bool:
@@ -31,13 +42,63 @@ def traced() -> bool:
     )
 
 
+def composes(*tensors: Tensor) -> bool:
+    """Tell whether plain operations must be composed, since a gradient in closed form is no help.
+
+    Args:
+        *tensors: What is to be computed with.
+
+    Returns:
+        Whether a compiler or transform is at work, or a tensor carries a forward derivative.
+
+    Example:
+        >>> with torch.autograd.forward_ad.dual_level():
+        ...     dual = torch.autograd.forward_ad.make_dual(torch.zeros(1), torch.ones(1))
+        ...     composes(dual), composes(torch.zeros(1))
+        (True, False)
+    """
+    return traced() or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Show tensor subclasses a call of `function` whole, as they see one of torch's own.
+
+    Subclasses follow torch's operations through ``__torch_function__``, which the ``apply`` of a
+    ``torch.autograd.Function`` passes by.
+
+    Args:
+        function: Takes tensors, and anything else, by position.
+
+    Returns:
+        A function that does the same.
+
+    Source:
+        "Extending torch with a Tensor-like type", in PyTorch's notes on extending.
+
+    Example:
+        >>> class Named(torch.Tensor):
+        ...     pass
+        >>> type(overridable(lambda x: torch.zeros(1))(torch.zeros(1).as_subclass(Named)))
+        <class 'mdn_dist.functional.Named'>
+    """
+
+    @wraps(function)
+    def call(*arguments: Any) -> Tensor:
+        tensors = tuple(each for each in arguments if isinstance(each, Tensor))
+        if has_torch_function(tensors):
+            return handle_torch_function(call, tensors, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+        return function(*arguments)
+
+    return call
+
+
 def saturate(x: Tensor, low: float, high: float) -> Tensor:
     r"""Hold `x` between `low` and `high` smoothly, leaving it alone away from both.
 
     The map is the identity on ``[low + 1, high - 1]``; beyond, the excess :math:`e` is replaced by
-    :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable and increasing (as far as
-    :math:`e^2` can be represented), and its slope fades as a power of the excess, so a saturated
-    value can find its way back.
+    :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable and increasing up to an
+    excess of a billion, and its slope fades as a power of the excess, so a saturated value can find
+    its way back.
 
     Args:
         x: Values, any shape.
@@ -59,7 +120,7 @@ def saturate(x: Tensor, low: float, high: float) -> Tensor:
 
 def _saturated(x: Tensor, low: float, high: float) -> Tensor:
     inner = x.clamp(low + MARGIN, high - MARGIN)
-    excess = x - inner
+    excess = (x - inner).clamp(-FLAT, FLAT)
     saturated: Tensor = inner + excess * (1 + excess.square()).rsqrt()
     return saturated
 
@@ -80,7 +141,8 @@ class _Saturate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         low, high = ctx.limits
-        growth = 1 + (x - x.clamp(low + MARGIN, high - MARGIN)).square()
+        excess = x - x.clamp(low + MARGIN, high - MARGIN)
+        growth = 1 + excess.clamp(-FLAT, FLAT).square()
         return gradients[0] / (growth * growth.sqrt()), None, None
 
 
@@ -102,12 +164,12 @@ def saturate_(x: Tensor, low: float, high: float) -> Tensor | None:
         tensor([0.5000, 3.0000])
     """
     # To look is cheap, but on a device it would mean to wait, and a compiler cannot.
-    if x.is_cpu and x.numel() and not traced():
+    if not traced() and x.is_cpu and x.numel():
         least, most = x.aminmax()
         if low + MARGIN <= least.item() and most.item() <= high - MARGIN:
             return None
     inner = x.clamp(low + MARGIN, high - MARGIN)
-    excess = x.sub_(inner)
+    excess = x.sub_(inner).clamp_(-FLAT, FLAT)
     shrink = excess.square().add_(1).rsqrt_()
     excess.mul_(shrink).add_(inner)
     return shrink.pow_(3)
@@ -189,9 +251,26 @@ def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
             start += i
             last = last * (1 + row.square().sum(-2)).rsqrt()
             planes += (row * last.unsqueeze(-2)).unbind(-2)
-        planes += [last, *[zero] * (size - i - 1)]
+        planes += [last.clamp_min(least_scale(last.dtype)), *[zero] * (size - i - 1)]
     square: Tensor = torch.stack(planes, -2).unflatten(-2, (size, size))  # (*, D, D, K)
     return square.movedim(-1, -3)
+
+
+def least_scale(dtype: torch.dtype) -> float:
+    """Return the smallest positive number, where scales end that would be rounded to 0.
+
+    Args:
+        dtype: A floating-point type.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> torch.tensor(least_scale(torch.float32)) / 2
+        tensor(0.)
+    """
+    kind = torch.finfo(dtype)
+    return kind.tiny * kind.eps
 
 
 def maps_from_scale_tril(scale_tril: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,18 +306,80 @@ def whiten(loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
         value: Points, shape ``(*, D)``.
 
     Returns:
-        Whitened coordinates, shape ``(*, K, D)``.
+        Whitened coordinates, shape ``(*, K, D)``, as far as :func:`farthest` from 0.
 
     Example:
         >>> whiten(torch.zeros(1, 2), 2 * torch.eye(2).expand(1, 2, 2), torch.tensor([4.0, 6.0]))
         tensor([[2., 3.]])
     """
-    difference = value.unsqueeze(-2) - loc
+    return _substitute(scale_tril, value.unsqueeze(-2) - loc)
+
+
+def _substitute(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``."""
+    limit = farthest(right.dtype)
     rows: list[Tensor] = []
-    for i in range(difference.shape[-1]):
+    for i in range(right.shape[-1]):
         known = sum(scale_tril[..., i, j] * rows[j] for j in range(i))
-        rows.append((difference[..., i] - known) / scale_tril[..., i, i])
+        rows.append(((right[..., i] - known) / scale_tril[..., i, i]).clamp(-limit, limit))
     return torch.stack(rows, -1)
+
+
+def farthest(dtype: torch.dtype) -> float:
+    """Return a number of standard deviations whose density is 0 whatever else is known.
+
+    Its square is infinite, but it is not, and nor are its products: whitened coordinates that end
+    here give no difference of infinities and no 0 times infinity.
+
+    Args:
+        dtype: A floating-point type.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> torch.tensor(farthest(torch.float32)).square().item()
+        inf
+    """
+    return 64 * math.sqrt(torch.finfo(dtype).max)
+
+
+def posterior(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, whitened: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Return what a point tells about the components, precise however far away it is.
+
+    Squared distances of millions would swallow the differences that responsibilities are made of.
+    So they are taken relative to the likeliest component :math:`r`: with
+    :math:`L_k (y_k - y_r) = \mu_r - \mu_k + (L_r - L_k) y_r`, no large numbers are subtracted.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``.
+        loc: Component means, shape ``(*, K, D)``.
+        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
+        whitened: The point by every component, from :func:`whiten`, shape ``(*, K, D)``.
+
+    Returns:
+        Log responsibilities ``(*, K)``, which are normalised, and the log density ``(*)``.
+
+    Example:
+        >>> logits, loc = torch.tensor([0.7, 0.3]).log(), torch.zeros(2, 1)
+        >>> far = whiten(loc, torch.ones(2, 1, 1), torch.tensor([1e6]))
+        >>> posterior(logits, loc, torch.ones(2, 1, 1), far)[0].exp()
+        tensor([0.7000, 0.3000])
+    """
+    log_weight = logits.log_softmax(-1) - scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    likeliest = (log_weight - whitened.square().sum(-1) / 2).argmax(-1)[..., None, None]
+    nearest = whitened.take_along_dim(likeliest, -2)  # (*, 1, D)
+    centre = loc.expand_as(whitened).take_along_dim(likeliest, -2)
+    factors = scale_tril.expand(*whitened.shape, -1)
+    factor = factors.take_along_dim(likeliest.unsqueeze(-1), -3)  # (*, 1, D, D)
+    bent = ((factor - scale_tril) * nearest.unsqueeze(-2)).sum(-1)
+    apart = _substitute(scale_tril, centre - loc + bent)
+    share = log_weight - (apart * (apart + 2 * nearest)).sum(-1) / 2
+    constant = loc.shape[-1] / 2 * math.log(2 * math.pi)
+    log_density = share.logsumexp(-1) - nearest.square().sum((-2, -1)) / 2 - constant
+    return share.log_softmax(-1), log_density
 
 
 def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
@@ -270,6 +411,54 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
     return logits.log_softmax(-1) - log_determinant - distance - constant
 
 
+def sharpen(logits: Tensor, factor: float | Tensor) -> Tensor:
+    """Multiply logits by a factor so large, if need be, that the products would be infinite.
+
+    Args:
+        logits: Unnormalised log weights, shape ``(*, K)``, or a flag's logit, shape ``(*, 1)``.
+        factor: A number, or a tensor that broadcasts against `logits`.
+
+    Returns:
+        Logits of the same shape; by a large factor, a flag's finite, others relative to the
+        largest.
+
+    Example:
+        >>> sharpen(torch.tensor([3.0, 2.0]), 1e38).softmax(-1)
+        tensor([1., 0.])
+    """
+    if isinstance(factor, Tensor):
+        modest = not traced() and bool((factor.abs() <= MODEST).all())
+    else:
+        modest = abs(factor) <= MODEST
+    if modest:
+        return logits * factor
+    most = torch.finfo(logits.dtype).max
+    if logits.shape[-1] == 1:
+        return (logits * factor).clamp(-most, most)
+    limited = factor.clamp_max(most) if isinstance(factor, Tensor) else min(factor, most)
+    return (logits - logits.detach().amax(-1, keepdim=True)) * limited
+
+
+def static_size(size: Any) -> int:
+    """Return a size that does not vary as a plain number, for ``torch.jit.trace`` gives a tensor.
+
+    Args:
+        size: One of a tensor's sizes.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> static_size(torch.zeros(4, 2).shape[-1])
+        2
+    """
+    if not isinstance(size, Tensor):
+        return size  # type: ignore[no-any-return]
+    with warnings.catch_warnings():  # of a trace that holds for this size alone
+        warnings.simplefilter("ignore")
+        return int(size)
+
+
 def widen(parameter: Tensor) -> Tensor:
     """Return `parameter`, half precision widened to float32.
 
@@ -285,6 +474,22 @@ def widen(parameter: Tensor) -> Tensor:
     """
     half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
     return parameter.float() if half else parameter
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float64; on the CPU where its device has none.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> in_float64(torch.zeros(1)).dtype
+        torch.float64
+    """
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 def unviewed(tensor: Tensor) -> Tensor:
@@ -322,8 +527,19 @@ class _ClipGradient(torch.autograd.Function):
         return gradients[0].clamp(-ctx.limit, ctx.limit), None
 
 
+class _ForwardClipGradient(_ClipGradient):
+    """The same with its forward derivative, which compilers do not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:  # noqa: ARG004
+        return tangents[0].view_as(tangents[0])
+
+
+@overridable
 def clip_gradient(x: Tensor, limit: float) -> Tensor:
     """Return `x`; in the backward pass its gradient is clipped to ``[-limit, limit]``.
+
+    Forward-mode derivatives pass as they are.
 
     Args:
         x: Any tensor.
@@ -343,5 +559,6 @@ def clip_gradient(x: Tensor, limit: float) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return x
-    clipped: Tensor = _ClipGradient.apply(x, limit)  # type: ignore[no-untyped-call]
+    kind = _ClipGradient if torch.compiler.is_compiling() else _ForwardClipGradient
+    clipped: Tensor = kind.apply(x, limit)  # type: ignore[no-untyped-call]
     return clipped

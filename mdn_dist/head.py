@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist.functional import clip_gradient, unviewed
+from mdn_dist.checks import check_clip, check_counts, check_tensor
+from mdn_dist.functional import clip_gradient, in_float64, unviewed
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
 from mdn_dist.points import gather_points, log_odds
@@ -35,7 +36,8 @@ class MixtureDensityHead(nn.Module):
         dtype: Type of the weights.
 
     Raises:
-        ValueError: If a size is not positive or `pen` is unknown.
+        TypeError: If a size is not an integer, or another argument of the wrong type.
+        ValueError: If a size or `clip_gradient` is not positive, or `pen` is unknown.
 
     Source:
         Graves 2013 (arXiv:1308.0850), equations 16 to 22.
@@ -60,8 +62,8 @@ class MixtureDensityHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise ValueError(f"in_features must be at least 1, got {in_features}")
+        check_counts(in_features=in_features)
+        check_clip(clip_gradient=clip_gradient)
         self.output_map = OutputMap(components, event_size, pen, bounds)
         self.linear = nn.Linear(in_features, self.output_map.size, device=device, dtype=dtype)
         self.clip_gradient = clip_gradient
@@ -80,6 +82,7 @@ class MixtureDensityHead(nn.Module):
             shape ``(*)``.
 
         Raises:
+            TypeError: If `features` is not a tensor.
             ValueError: If the last dimension is not ``in_features``.
         """
         outputs = self._outputs(features)
@@ -122,6 +125,10 @@ class MixtureDensityHead(nn.Module):
         """Return the raw outputs that `features` give, or raise ValueError."""
         if isinstance(features, PackedSequence):
             features = features.data
+        check_tensor(features, "features")
+        # to a tracer, sizes are tensors, not to be compared
+        if torch.jit.is_tracing():
+            return self.linear(features)  # type: ignore[no-any-return]
         if features.shape[-1:] != (self.linear.in_features,):
             raise ValueError(
                 f"features must end in {self.linear.in_features} values, "
@@ -167,9 +174,10 @@ class MixtureDensityHead(nn.Module):
             The head itself.
 
         Raises:
-            TypeError: If `mask` is not boolean.
+            TypeError: If `strokes` is not of tensors, or `mask` is not boolean.
             ValueError: If there is no point, points are not finite or of the wrong size, the pen's
-                values are not 0 or 1, or `mask` does not fit.
+                values are not 0 or 1, or `mask` does not fit; or if the linear map's weight is made
+                of others, as after ``weight_norm``.
 
         Example:
             >>> generator = torch.Generator().manual_seed(0)
@@ -178,14 +186,14 @@ class MixtureDensityHead(nn.Module):
             >>> head.initialize(points, generator=generator)(torch.zeros(8)).loc.abs().max() < 0.2
             tensor(True)
         """
-        output_map, weight = self.output_map, self.linear.weight
+        output_map, weight = self.output_map, own_parameter(self.linear, "weight")
         points = gather_points(strokes, mask, output_map.event_size, output_map.point_size)
         points = points.to(weight)
         offset, pen = points.tensor_split([output_map.event_size], -1)
         chosen = torch.randperm(len(offset), generator=generator, device=offset.device)
         chosen = chosen[:INITIAL_POINTS]
         bounds = output_map.bounds or Bounds()
-        size = offset.square().mean().sqrt().item()
+        size = in_float64(offset).square().mean().sqrt().item()
         mixture = GaussianMixture.fit(
             offset[chosen],
             output_map.components,
@@ -218,3 +226,30 @@ class MixtureDensityHead(nn.Module):
     def extra_repr(self) -> str:
         """Describe the map from outputs to parameters."""
         return f"output_map={self.output_map}, clip_gradient={self.clip_gradient}"
+
+
+def own_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """Return a parameter that a module holds, to be set.
+
+    Args:
+        module: Any module.
+        name: The parameter's name.
+
+    Returns:
+        The parameter.
+
+    Raises:
+        ValueError: If the module makes the tensor of others each time, as after ``weight_norm``,
+            ``spectral_norm`` or quantization: what is set would be lost.
+
+    Example:
+        >>> own_parameter(nn.Linear(3, 2), "weight").shape
+        torch.Size([2, 3])
+    """
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        raise ValueError(
+            f"initialize needs a {name} of its own, but {type(module).__name__} makes it of others "
+            "(weight_norm, spectral_norm, quantization): initialize first"
+        )
+    return parameter

@@ -10,7 +10,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import whiten
+from mdn_dist.functional import posterior, whiten
 
 
 def resolve_dims(dims: int | Sequence[int], size: int) -> list[int]:
@@ -134,12 +134,10 @@ def condition(
     factor = reorder(scale_tril, [*dims, *others])
     known = factor[..., :given, :given]
     whitened = whiten(loc[..., list(dims)], known, values)  # (*, K, M)
-    log_determinant = known.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_density = -log_determinant - whitened.square().sum(-1) / 2  # up to a constant
+    log_weight, _ = posterior(logits, loc[..., list(dims)], known, whitened)
     # no matrix product: autocast would run it in half precision
     shift = (factor[..., given:, :given] * whitened.unsqueeze(-2)).sum(-1)
-    remaining = factor[..., given:, given:]
-    return (logits + log_density).log_softmax(-1), loc[..., others] + shift, remaining
+    return log_weight, loc[..., others] + shift, factor[..., given:, given:]
 
 
 def affine(loc: Tensor, scale_tril: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

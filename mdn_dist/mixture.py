@@ -8,13 +8,13 @@ from typing import ClassVar, Self
 import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from mdn_dist.algebra import MixtureAlgebra
-from mdn_dist.batch import check_all, register_container
+from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_offset
 from mdn_dist.fitting import fit_parameters
-from mdn_dist.functional import unviewed, widen
+from mdn_dist.functional import least_scale, static_size, unviewed, widen
 from mdn_dist.outputs import Bounds, OutputMap
 from mdn_dist.rosenblatt import reparameterize
 from mdn_dist.scoring import mixture_log_prob
@@ -27,8 +27,8 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
     .. math:: p(x) = \sum_k \pi_k N(x; \mu_k, L_k L_k^T)
 
     It is torch's ``MixtureSameFamily`` of ``MultivariateNormal``, and Pyro's, scored in log space
-    and sampled by drawing one component. Batch dimensions broadcast; half precision is widened to
-    float32.
+    and sampled by drawing one component. Batch dimensions broadcast; parameters of several types
+    take the widest, half precision is widened to float32.
 
     Args:
         logits: Unnormalised log weights, shape ``(*, K)``; ``-inf`` leaves a component out.
@@ -39,6 +39,7 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
             when None.
 
     Raises:
+        TypeError: If a parameter is not a floating-point tensor.
         ValueError: If the shapes do not fit or, under ``validate_args``, if a parameter is invalid.
 
     Source:
@@ -65,7 +66,6 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
     has_rsample = True
 
     _parts = ("logits", "loc", "scale_tril")
-    _static = ("_num_component", "_event_ndims", "_event_shape", "_validate_args")
 
     def __init__(
         self,
@@ -74,19 +74,22 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         scale_tril: Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        shape = _component_shape(logits, loc, scale_tril)
-        size = loc.shape[-1:]
-        self.logits = _expanded(logits, shape)
-        self.loc = _expanded(loc, shape + size)
-        self.scale_tril = _expanded(scale_tril, shape + size + size)
-        self._num_component = shape[-1]
-        self._event_ndims = 1
-        Distribution.__init__(self, shape[:-1], size, validate_args=False)
-        del self._validate_args  # back to torch's default: the checks below are ours
+        self._set_parameters(logits, loc, scale_tril)
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validates:
             self._check_parameters()
+
+    def _set_parameters(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> None:
+        """Set the parameters and the shapes that follow, or raise if they do not fit."""
+        shape = _component_shape(logits, loc, scale_tril)
+        size = loc.shape[-1:]
+        dtype = torch.promote_types(logits.dtype, torch.promote_types(loc.dtype, scale_tril.dtype))
+        self.logits = _expanded(logits.to(dtype), shape)
+        self.loc = _expanded(loc.to(dtype), shape + size)
+        self.scale_tril = _expanded(scale_tril.to(dtype), shape + size + size)
+        self._batch_shape, self._event_shape = shape[:-1], Size([static_size(size[0])])
+        self._num_component, self._event_ndims = static_size(shape[-1]), 1
 
     @classmethod
     def from_outputs(
@@ -133,7 +136,7 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         points: Tensor,
         components: int = 20,
         *,
-        min_scale: float = 1e-3,
+        min_scale: float | None = None,
         restarts: int = 8,
         iterations: int = 200,
         tolerance: float = 1e-4,
@@ -150,7 +153,8 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
             points: Data, shape ``(N, D)``.
             components: Number of components ``K``.
             min_scale: Added in quadrature to every component's scale, in data units, so that
-                repeated points cannot make the likelihood infinite.
+                repeated points cannot make the likelihood infinite. By default a thousandth of
+                each coordinate's median distance from its median, whatever the unit.
             restarts: Number of starts.
             iterations: At most this many steps from the best start.
             tolerance: Stop when a step gains less than this, in nats a point.
@@ -161,7 +165,8 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
             A mixture of batch shape ``()`` and of the dtype of `points`.
 
         Raises:
-            TypeError: If `points` is not floating point.
+            TypeError: If `points` is not a floating-point tensor, or another argument of the wrong
+                type.
             ValueError: If `points` is not a non-empty matrix of finite numbers, `components`,
                 `restarts` or `iterations` is less than 1, or `min_scale` is not positive and
                 finite.
@@ -184,8 +189,11 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
             tolerance=tolerance,
             generator=generator,
         )
-        dtype = widen(points).dtype
-        return cls(logits.to(dtype), loc.to(dtype), scale_tril.to(dtype), validate_args)
+        like = widen(points)
+        scale_tril = scale_tril.to(like)
+        # a narrower type may have rounded the diagonal to 0
+        least = least_scale(like.dtype) * torch.eye(points.shape[-1]).to(like)
+        return cls(logits.to(like), loc.to(like), scale_tril + least, validate_args)
 
     @classmethod
     def infer_shapes(cls, logits: Size, loc: Size, scale_tril: Size) -> tuple[Size, Size]:
@@ -265,7 +273,8 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         """
         shape = Size(sample_shape)
         with torch.no_grad():  # torch.compile would not trace a decorator
-            return draw_offset(self.logits, self.loc, self.scale_tril, shape, generator)
+            points = draw_offset(self.logits, self.loc, self.scale_tril, shape, generator)
+        return points.detach()  # torch.jit.trace takes no notice of no_grad
 
     def rsample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
@@ -357,9 +366,13 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
     def _score(self, value: Tensor) -> Tensor:
         return mixture_log_prob(self.logits, self.loc, self.scale_tril, value)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.loc.dtype
+
     def _like(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Self:
-        new = type(self)(logits, loc, scale_tril, validate_args=False)
-        new._validate_args = self._validate_args
+        new = self._bare_copy()
+        new._set_parameters(logits, loc, scale_tril)
         return new
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
@@ -391,13 +404,12 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         return f"components={self._num_component}, event_size={self.event_shape[0]}, dtype={dtype}"
 
 
-register_container(GaussianMixture)
-
-
 def _expanded(parameter: Tensor, shape: Size) -> Tensor:
     """Return `parameter`, widened, in `shape`; itself where nothing is to be done."""
     parameter = widen(parameter)
-    return parameter if parameter.shape == shape else parameter.expand(shape)
+    # to a tracer, sizes are tensors, not to be compared
+    same = not torch.jit.is_tracing() and parameter.shape == shape
+    return parameter if same else parameter.expand(shape)
 
 
 def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
@@ -412,14 +424,16 @@ def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
 
 def _broadcast_components(logits: Size, loc: Size, scale_tril: Size) -> Size:
     """Return the shape ``(*, K)`` that the shapes of the parameters have together, or raise."""
+    if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+        return torch.broadcast_shapes(logits, loc[:-1], scale_tril[:-2])  # type: ignore[no-any-return]
     parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
     for name, (shape, dimensions) in parameters.items():
         if len(shape) < dimensions:
             raise ValueError(
                 f"{name} must have at least {dimensions} dimensions, got shape {tuple(shape)}"
             )
-    shapes = f"got logits {tuple(logits)}, loc {tuple(loc)}, scale_tril {tuple(scale_tril)}"
     size = loc[-1]
+    shapes = f"got logits {tuple(logits)}, loc {tuple(loc)}, scale_tril {tuple(scale_tril)}"
     if scale_tril[-2:] != (size, size):
         raise ValueError(
             f"scale_tril must end in ({size}, {size}), as loc ends in {size}; {shapes}"

@@ -7,7 +7,7 @@ float64 alone.
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import traced
+from mdn_dist.functional import in_float64, traced
 
 LIMIT = 100
 """Largest number of steps of an ascent."""
@@ -17,6 +17,9 @@ TOLERANCE = 1e-12
 
 CHUNK = 128
 """Number of mixtures that climb together, for the sake of caches, and until the slowest arrives."""
+
+DEVICE_CHUNK = 8192
+"""The same on other devices than the CPU, for the sake of their memory."""
 
 
 def at_largest(score: Tensor, rows: Tensor) -> Tensor:
@@ -60,13 +63,14 @@ def highest_mode(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
         >>> highest_mode(torch.zeros(2), loc, torch.tensor([2.0, 1.0]).view(2, 1, 1))
         tensor([9.0000])
     """
-    if traced():
+    if traced() or loc.is_meta or not logits.numel():
         return _highest_mode(logits, loc, scale_tril)
+    chunk = CHUNK if loc.is_cpu else DEVICE_CHUNK
     *batch, components, size = loc.shape
     rows = zip(
-        logits.reshape(-1, components).split(CHUNK),
-        loc.reshape(-1, components, size).split(CHUNK),
-        scale_tril.reshape(-1, components, size, size).split(CHUNK),
+        logits.reshape(-1, components).split(chunk),
+        loc.reshape(-1, components, size).split(chunk),
+        scale_tril.reshape(-1, components, size, size).split(chunk),
         strict=True,
     )
     return torch.cat([_highest_mode(*row) for row in rows]).view(*batch, size)
@@ -96,7 +100,7 @@ def ascend(
     for _ in range(LIMIT):
         before = height
         points, height = climb(log_peak, loc, whitener, points)
-        if not traced() and not (height - before > TOLERANCE).any():
+        if not (traced() or height.is_meta) and not (height - before > TOLERANCE).any():
             break
     return points, height
 
@@ -129,10 +133,10 @@ def climb(log_peak: Tensor, loc: Tensor, whitener: Tensor, points: Tensor) -> tu
     height, responsibility = shares.logsumexp(-1), shares.softmax(-1)
     # the gradient of each component's log density, and of the mixture's
     pull = -torch.einsum("...kij,...mki->...mkj", whitener, whitened)
-    gradient = (responsibility.unsqueeze(-1) * pull).sum(-2)  # (*, M, D)
+    weighted = responsibility.unsqueeze(-1) * pull
+    gradient = weighted.sum(-2)  # (*, M, D)
     precision = torch.einsum("...mk,...kij->...mij", responsibility, whitener.mT @ whitener)
-    spread = torch.einsum("...mk,...mki,...mkj->...mij", responsibility, pull, pull)
-    spread = spread - gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
+    spread = weighted.mT @ pull - gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
     step = _solve(precision, gradient)
     best = points
     for move in (step, 8 * step, _solve(precision - spread, gradient)):
@@ -145,15 +149,15 @@ def climb(log_peak: Tensor, loc: Tensor, whitener: Tensor, points: Tensor) -> tu
 
 
 def _highest_mode(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
-    dtype = loc.dtype
-    logits, loc, scale_tril = (p.detach().double() for p in (logits, loc, scale_tril))
+    given = loc
+    logits, loc, scale_tril = (in_float64(p.detach()) for p in (logits, loc, scale_tril))
     eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
     whitener = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
     log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_peak = logits.log_softmax(-1) - log_determinant
     points = torch.cat([loc, _crossings(log_peak, loc, whitener)], -2)  # (*, 2 K, D)
     points, height = ascend(log_peak, loc, whitener, points)
-    return at_largest(height, points).to(dtype)
+    return at_largest(height, points).to(given)
 
 
 def _log_shares(

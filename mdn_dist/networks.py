@@ -6,8 +6,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mdn_dist.functional import clip_gradient, unviewed
-from mdn_dist.head import MixtureDensityHead
+from mdn_dist.checks import check_clip, check_counts, check_mask, check_tensor
+from mdn_dist.functional import clip_gradient, static_size, unviewed
+from mdn_dist.head import MixtureDensityHead, own_parameter
 from mdn_dist.outputs import Bounds, Pen
 from mdn_dist.points import gather_points
 from mdn_dist.stroke import StrokeDistribution
@@ -70,8 +71,11 @@ class ClippedLSTM(nn.LSTM):
             The hidden values ``(B, T, H)`` and the state after the last step.
         """
         hidden, cell = state
+        length = static_size(inputs.shape[1])
+        if not length:
+            return inputs.new_zeros(*inputs.shape[:2], self.hidden_size), state
         unclipped = self.clip is None or not torch.is_grad_enabled()
-        if unclipped and inputs.shape[1] > 1:
+        if unclipped and length > 1:
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
             return unviewed(output), (unviewed(hidden[0]), unviewed(cell[0]))
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
@@ -104,6 +108,10 @@ class PredictionNetwork(nn.Module):
         device: Where the weights are made.
         dtype: Type of the weights.
 
+    Raises:
+        TypeError: If a size is not an integer, or another argument of the wrong type.
+        ValueError: If a size or limit is not positive, or `pen` is unknown.
+
     Source:
         Graves 2013 (arXiv:1308.0850), sections 2 and 4.
 
@@ -131,8 +139,8 @@ class PredictionNetwork(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
+        check_counts(hidden_size=hidden_size, layers=layers)
+        check_clip(clip_outputs=clip_outputs, clip_lstm=clip_lstm)
         where = {"device": device, "dtype": dtype}
         self.head = MixtureDensityHead(
             layers * hidden_size,
@@ -174,8 +182,8 @@ class PredictionNetwork(nn.Module):
             The network itself.
 
         Raises:
-            TypeError: If `mask` is not boolean.
-            ValueError: As :meth:`mdn_dist.MixtureDensityHead.initialize` raises.
+            TypeError: As :meth:`mdn_dist.MixtureDensityHead.initialize` raises.
+            ValueError: Likewise.
 
         Example:
             >>> generator = torch.Generator().manual_seed(0)
@@ -188,12 +196,13 @@ class PredictionNetwork(nn.Module):
         """
         event_size = self.head.output_map.event_size
         points = gather_points(strokes, mask, event_size, self.point_size)
+        weights = [own_parameter(layer, "weight_ih_l0") for layer in self.layers]
         self.head.initialize(points, generator=generator)
         size = points[:, :event_size].abs().mean(0)
-        for layer in self.layers:
-            weight: Tensor = layer.get_parameter("weight_ih_l0")[:, : self.point_size]
-            weight.normal_(generator=generator)
-            weight[:, :event_size] /= torch.where(size > 0, size, 1.0).to(weight)
+        for weight in weights:
+            read = weight[:, : self.point_size].normal_(generator=generator)
+            usual = torch.where(size > 0, size, 1.0).to(weight)
+            read[:, :event_size] /= usual.clamp_min(10 / torch.finfo(weight.dtype).max)
         return self
 
     def forward(
@@ -212,20 +221,14 @@ class PredictionNetwork(nn.Module):
             the last step.
 
         Raises:
+            TypeError: If `strokes` is not a tensor, or `mask` not a boolean one.
             ValueError: If `strokes` or `mask` has another shape.
         """
-        if strokes.dim() != 3 or strokes.shape[-1] != self.point_size:
-            raise ValueError(
-                f"strokes must have shape (B, T, {self.point_size}), got {tuple(strokes.shape)}"
-            )
+        self._check(strokes, mask)
         if mask is not None:
-            if mask.shape != strokes.shape[:-1]:
-                raise ValueError(
-                    f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"
-                )
             strokes = torch.where(mask.unsqueeze(-1), strokes, 0.0)
         if state is None:
-            state = self.initial_state(len(strokes))
+            state = self.initial_state(strokes.shape[0])
         outputs: list[Tensor] = []
         new_state: list[tuple[Tensor, Tensor]] = []
         for layer, before in zip(self.layers, state, strict=True):
@@ -234,6 +237,22 @@ class PredictionNetwork(nn.Module):
             new_state.append(after)
         return self.head(torch.cat(outputs, -1)), tuple(new_state)
 
+    def _check(self, strokes: Tensor, mask: Tensor | None) -> None:
+        """Raise TypeError or ValueError unless both fit."""
+        check_tensor(strokes, "strokes")
+        if mask is not None:
+            check_mask(mask)
+        if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+            return
+        if strokes.dim() != 3 or strokes.shape[-1] != self.point_size:
+            raise ValueError(
+                f"strokes must have shape (B, T, {self.point_size}), got {tuple(strokes.shape)}"
+            )
+        if mask is not None and mask.shape != strokes.shape[:-1]:
+            raise ValueError(
+                f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"
+            )
+
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first point.
 
@@ -241,13 +260,17 @@ class PredictionNetwork(nn.Module):
             batch_size: Number of sequences ``B``.
 
         Returns:
-            Zeros, ``(B, H)`` for the hidden and for the cell values of each layer.
+            Zeros, ``(B, H)`` for the hidden and for the cell values of each layer, each a tensor of
+            its own.
         """
-        weight = self.head.linear.weight
-        shape = batch_size, weight.shape[-1] // len(self.layers)
         # not weight.new_zeros: FSDP's weights are distributed, the state is not
-        zeros = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        return ((zeros, zeros),) * len(self.layers)
+        weight = next(self.layers.parameters())
+
+        def zeros() -> Tensor:
+            shape = batch_size, self.layers[0].hidden_size
+            return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+        return tuple((zeros(), zeros()) for _ in self.layers)
 
     def step(self, point: Tensor, state: State) -> tuple[StrokeDistribution, State]:
         """Take one step: what `forward` does for a sequence of one point.

@@ -7,14 +7,17 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from mdn_dist.checks import check_bias, check_counts, check_temperature, check_tensor
 from mdn_dist.functional import (
     MARGIN,
     maps_from_scale_tril,
     saturate,
     scale_tril_from_maps,
+    sharpen,
     unsaturate,
     widen,
 )
+from mdn_dist.growth import hold_growth, release_growth
 
 Pen = Literal["bernoulli", "one_hot"]
 """``"bernoulli"``, an end-of-stroke flag; ``"one_hot"``, the three pen states of sketch-rnn."""
@@ -29,7 +32,9 @@ class Bounds:
     The maps are the paper's, exactly, for scales at least ``e`` times the floor and at most the
     ceiling over ``e``, and for correlations up to ``tanh(atanh(max_correlation) - 1)``: with the
     defaults, scales in [2.8e-4, 3.6e3] and correlations within 0.9992. Beyond, they bend towards
-    the limits (:func:`mdn_dist.functional.saturate`).
+    the limits (:func:`mdn_dist.functional.saturate`). From three coordinates on, correlations that
+    together would magnify deviations by more than some thousands (in float64, 1e33) bend too
+    (:mod:`mdn_dist.growth`).
 
     Args:
         min_scale: Floor of every standard deviation, in data units.
@@ -38,6 +43,7 @@ class Bounds:
             that each unbounded output would cause alone.
 
     Raises:
+        TypeError: If a limit is not a number.
         ValueError: If the limits leave no room between them.
 
     Example:
@@ -50,6 +56,9 @@ class Bounds:
     max_correlation: float = 0.9999
 
     def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if not isinstance(limit, int | float):
+                raise TypeError(f"{name} must be a number, got {limit!r}")
         ratio = math.exp(2 * MARGIN)
         if not 0 < self.min_scale * ratio < self.max_scale < math.inf:
             raise ValueError(
@@ -104,6 +113,7 @@ class OutputMap:
         pen_factor: Multiplies the pen's logits.
 
     Raises:
+        TypeError: If a size is not an integer, or `bounds` no :class:`Bounds`.
         ValueError: If a size is not positive or `pen` is unknown.
 
     Source:
@@ -125,11 +135,11 @@ class OutputMap:
     pen_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("components", "event_size"):
-            if (number := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if self.pen not in PEN_SIZE:
+        check_counts(components=self.components, event_size=self.event_size)
+        if not isinstance(self.pen, str | None) or self.pen not in PEN_SIZE:
             raise ValueError(f"pen must be 'bernoulli', 'one_hot' or None, got {self.pen!r}")
+        if not isinstance(self.bounds, Bounds | None):
+            raise TypeError(f"bounds must be Bounds(...) or None, got {self.bounds!r}")
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
@@ -202,9 +212,11 @@ class OutputMap:
             TypeError: If they are not floating-point numbers.
             ValueError: If their last dimension has another size.
         """
+        check_tensor(outputs, "outputs")
         if not outputs.is_floating_point():
             raise TypeError(f"outputs must be floating point, got {outputs.dtype}")
-        if outputs.shape[-1:] != (self.size,):
+        # to a tracer, sizes are tensors, not to be compared
+        if not torch.jit.is_tracing() and outputs.shape[-1:] != (self.size,):
             blocks = " + ".join(str(size) for size in self.sizes)
             raise ValueError(
                 f"outputs must end in {blocks} = {self.size} values (pen, weights, means, scales, "
@@ -231,15 +243,40 @@ class OutputMap:
         log_scale = log_scale.unflatten(-1, (self.event_size, self.components))
         pairs = self.event_size * (self.event_size - 1) // 2
         correlation = correlation.unflatten(-1, (pairs, self.components))
+        # what is not finite stays so, but sends back no 0 times NaN from a point that is masked
+        finite = log_scale.isfinite().all(-2) & correlation.isfinite().all(-2)  # (*, K)
+        log_scale, correlation = (
+            torch.where(finite.unsqueeze(-2), x, 0.0) for x in (log_scale, correlation)
+        )
+        log_scale, correlation = self.bounded(log_scale, correlation)
+        scale_tril = scale_tril_from_maps(log_scale, correlation)
+        return Parameters(
+            pen_logits=self.pen_logits(outputs),
+            logits=sharpen(logits, self.logit_factor),
+            loc=loc.movedim(-1, -2),
+            scale_tril=torch.where(finite[..., None, None], scale_tril, math.nan),
+        )
+
+    def bounded(self, log_scale: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
+        """Hold scales and correlations within the bounds, and shift the scales.
+
+        Args:
+            log_scale: Log standard deviations by the outputs, shape ``(*, D, K)``.
+            correlation: Unbounded correlations by the outputs, shape ``(*, D (D - 1) / 2, K)``.
+
+        Returns:
+            Both, of the same shapes, as the mixture has them.
+
+        Example:
+            >>> log_scale, _ = OutputMap().bounded(torch.full((2, 20), -99.0), torch.zeros(1, 20))
+            >>> log_scale.exp().amax()
+            tensor(0.0001)
+        """
         if self.bounds is not None:
             log_scale = saturate(log_scale, *self.bounds.log_scale)
             correlation = saturate(correlation, *self.bounds.correlation)
-        return Parameters(
-            pen_logits=self.pen_logits(outputs),
-            logits=logits * self.logit_factor,
-            loc=loc.movedim(-1, -2),
-            scale_tril=scale_tril_from_maps(log_scale + self.log_scale_shift, correlation),
-        )
+            correlation = hold_growth(correlation, self.event_size)
+        return log_scale + self.log_scale_shift, correlation
 
     def pen_logits(self, outputs: Tensor) -> Tensor:
         """Compute the pen's logits alone.
@@ -257,7 +294,7 @@ class OutputMap:
             >>> OutputMap(components=1).pen_logits(torch.tensor([3.0, 0, 0, 0, 0, 0, 0]))
             tensor([-3.])
         """
-        return outputs[..., : self.sizes[0]] * self.pen_slope
+        return sharpen(outputs[..., : self.sizes[0]], self.pen_slope)
 
     def outputs(self, parameters: Parameters) -> Tensor:
         """Compute outputs that stand for `parameters`, the inverse of :meth:`parameters`.
@@ -279,6 +316,7 @@ class OutputMap:
         log_scale = log_scale - self.log_scale_shift
         if self.bounds is not None:
             log_scale = unsaturate(log_scale, *self.bounds.log_scale)
+            correlation = release_growth(correlation, self.event_size)
             correlation = unsaturate(correlation, *self.bounds.correlation)
         blocks = [
             parameters.pen_logits / self.pen_slope,
@@ -293,29 +331,3 @@ class OutputMap:
     def pen_slope(self) -> float:
         """Derivative of the pen's logits by its outputs."""
         return -self.pen_factor if self.pen == "bernoulli" else self.pen_factor
-
-
-def check_bias(bias: float) -> None:
-    """Raise ValueError unless `bias` is finite and at least 0.
-
-    Args:
-        bias: A probability bias.
-
-    Raises:
-        ValueError: If it is negative, infinite or NaN.
-    """
-    if not 0 <= bias < math.inf:
-        raise ValueError(f"bias must be finite and at least 0, got {bias}")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise ValueError unless `temperature` is finite and positive.
-
-    Args:
-        temperature: A sampling temperature.
-
-    Raises:
-        ValueError: If it is not positive, or infinite or NaN.
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be finite and positive, got {temperature}")

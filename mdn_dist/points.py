@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from mdn_dist.batch import check_all
+from mdn_dist.checks import check_all, check_mask, check_tensor
 
 
 class StrokePoint(constraints.Constraint):
@@ -61,7 +61,7 @@ def gather_points(
         Points, shape ``(N, event)``.
 
     Raises:
-        TypeError: If `mask` is not boolean.
+        TypeError: If `strokes` is not of tensors, or `mask` is not boolean.
         ValueError: If there is no point, points are not finite or of the wrong size, the pen's
             values are not 0 or 1, or `mask` does not fit.
 
@@ -71,8 +71,13 @@ def gather_points(
         >>> gather_points(padded, mask, event_size=2, point_size=3).shape
         torch.Size([4, 3])
     """
+    if not isinstance(strokes, Tensor | Sequence) or isinstance(strokes, str):
+        raise TypeError(
+            f"strokes must be a tensor or a sequence of tensors, got {type(strokes).__name__}"
+        )
     parts = [strokes] if isinstance(strokes, Tensor) else list(strokes)
     for part in parts:
+        check_tensor(part, "strokes")
         if part.shape[-1:] != (point_size,):
             raise ValueError(
                 f"strokes must end in {point_size} values, got shape {tuple(part.shape)}"
@@ -93,8 +98,7 @@ def _select(strokes: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
     """Return the points ``(N, event)`` of `strokes` where `mask` is True, or raise."""
     if not isinstance(strokes, Tensor):
         raise ValueError("mask must come with one tensor of strokes, got a sequence")  # noqa: TRY004
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, got {mask.dtype}")
+    check_mask(mask)
     if mask.shape != strokes.shape[:-1]:
         raise ValueError(
             f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"

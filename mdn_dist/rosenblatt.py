@@ -13,15 +13,14 @@ where it is while the parameters :math:`\theta` move has the derivative
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import erfc, ndtri
+from torch.special import erfc, erfcx, ndtri
 
-from mdn_dist.functional import traced, whiten
+from mdn_dist.functional import overridable, posterior, traced, whiten
 
-LOG_NORMAL = math.log(2 * math.pi) / 2
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
 
@@ -50,12 +49,8 @@ def rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -
         >>> rosenblatt(torch.zeros(1), torch.zeros(1, 1), one, torch.tensor([1.0]))
         tensor([0.8413])
     """
-    log_weight = logits.log_softmax(-1)
-    log_scale = scale_tril.diagonal(dim1=-2, dim2=-1).log()
-    uniform: list[Tensor] = []
-    for d, whitened in enumerate(whiten(loc, scale_tril, value).unbind(-1)):
-        uniform.append((log_weight.exp() * _below(whitened)).sum(-1))
-        log_weight, _ = _reweigh(log_weight, log_scale[..., d], whitened)
+    each = _conditionals(logits, loc, scale_tril, value)
+    uniform = [(c.log_weight.exp() * _below(c.whitened)).sum(-1) for c in each]
     return torch.stack(uniform, -1).clamp_max(1)
 
 
@@ -80,8 +75,10 @@ def inverse_rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform:
         tensor([0.9998])
     """
     uniform = uniform.to(torch.promote_types(uniform.dtype, loc.dtype))
+    # unrolled, the root finder's steps would be a huge graph; a decorator would import the compiler
+    find = torch.compiler.disable(_invert) if torch.compiler.is_compiling() else _invert
     with torch.no_grad():
-        value = _invert(logits, loc, scale_tril, uniform)
+        value = find(logits, loc, scale_tril, uniform)
     return _attach(logits, loc, scale_tril, value, uniform)
 
 
@@ -115,18 +112,41 @@ def _below(x: Tensor) -> Tensor:
     return twice / 2
 
 
-def _conditional(loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]) -> tuple[Tensor, Tensor]:
+class _Conditional(NamedTuple):
+    """One coordinate of a point given those before it, ``(*, K)``, and its density, ``(*)``."""
+
+    log_weight: Tensor  # of the components, normalised, before the coordinate is known
+    scale: Tensor
+    whitened: Tensor
+    log_share: Tensor  # the log weights afterwards, normalised
+    log_density: Tensor
+
+
+def _conditionals(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor
+) -> list[_Conditional]:
+    """Return every coordinate of `value`, ``(*, D)``, given those before it."""
+    found: list[_Conditional] = []
+    for x in value.split(1, -1):
+        log_weight = found[-1].log_share if found else logits.log_softmax(-1)
+        mean, scale = _next(loc, scale_tril, [c.whitened for c in found])
+        found.append(_condition(log_weight, mean, scale, x))
+    return found
+
+
+def _next(loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return mean and scale ``(*, K)`` of the next coordinate given the whitened ones before it."""
     d = len(whitened)
     known = sum(scale_tril[..., d, j] * y for j, y in enumerate(whitened))
     return loc[..., d] + known, scale_tril[..., d, d]
 
 
-def _reweigh(log_weight: Tensor, log_scale: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log weights ``(*, K)`` after a coordinate, and its log density ``(*, 1)``."""
-    log_share = (log_weight - log_scale).addcmul(whitened, whitened, value=-0.5)
-    total = log_share.logsumexp(-1, keepdim=True)
-    return log_share - total, total - LOG_NORMAL
+def _condition(log_weight: Tensor, mean: Tensor, scale: Tensor, x: Tensor) -> _Conditional:
+    """Return what the coordinate `x`, ``(*, 1)``, is and tells."""
+    mean, scale = mean.unsqueeze(-1), scale[..., None, None]
+    whitened = whiten(mean, scale, x)
+    log_share, log_density = posterior(log_weight, mean, scale, whitened)
+    return _Conditional(log_weight, scale[..., 0, 0], whitened.squeeze(-1), log_share, log_density)
 
 
 def _in_planes(loc: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +157,7 @@ def _in_planes(loc: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+@overridable
 def _attach(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, uniform: Tensor
 ) -> Tensor:
@@ -149,7 +170,13 @@ def _attach(
         uniform.expand(*shape, -1),
         value.expand(*shape, -1),
     )
-    attached: Tensor = _Attach.apply(*(tensor.to(value.dtype) for tensor in tensors))  # type: ignore[no-untyped-call]
+    tensors = tuple(tensor.to(value.dtype) for tensor in tensors)
+    if torch.jit.is_tracing():  # what it saves can hold no Function
+        moved = [tensor - tensor.detach() for tensor in tensors[:4]]
+        at = [tensor.detach() for tensor in (*tensors[:3], value)]
+        return value + _push_forward(*at, *moved).nan_to_num(0)
+    kind = _Attach if torch.compiler.is_compiling() else _ForwardAttach
+    attached: Tensor = kind.apply(*tensors)  # type: ignore[no-untyped-call]
     return attached
 
 
@@ -181,6 +208,25 @@ class _Attach(torch.autograd.Function):
             by_logits, by_loc, by_factor, by_uniform = _pull_back(*tensors)
             return by_logits, torch.stack(by_loc, -1), _square(by_factor), by_uniform, None
         return (*_pull_back_rows(*tensors), None)
+
+
+class _ForwardAttach(_Attach):
+    """The same with its forward derivative, which compilers do not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _Attach.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:3], output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        logits, loc, scale_tril, value = ctx.saved_tensors
+        uniform = torch.zeros_like(value)
+        moved = (
+            torch.zeros_like(like) if tangent is None else tangent
+            for tangent, like in zip(tangents[:4], (logits, loc, scale_tril, uniform), strict=True)
+        )
+        return _push_forward(logits, loc, scale_tril, value, *moved)
 
 
 def _square(rows: list[list[Tensor]]) -> Tensor:
@@ -218,24 +264,15 @@ def _pull_back(
     coordinate to the first, times the density of each: that alone never overflows.
     """
     loc, scale_tril = _in_planes(loc, scale_tril)
-    log_weight = logits.log_softmax(-1)
-    weight = log_weight.exp()
-    whitened: list[Tensor] = []
-    shares, moved, log_densities = [], [], []
-    for x in value.split(1, -1):
-        mean, scale = _conditional(loc, scale_tril, whitened)
-        y = (x - mean) / scale
-        log_scale = scale.log()
-        log_share, log_density = _reweigh(log_weight, log_scale, y)
-        moved.append(_moved(weight, log_share + log_scale, y))
-        log_weight, weight = log_share, log_share.exp()
-        whitened.append(y)
-        shares.append(weight)
-        log_densities.append(log_density)
+    each = _conditionals(logits, loc, scale_tril, value)
+    whitened = [c.whitened for c in each]
+    shares = [c.log_share.exp() for c in each]
+    moved = [_moved(c) for c in each]
+    log_densities = [c.log_density.unsqueeze(-1) for c in each]
 
     size = len(whitened)
     # to be replaced; `by_weight` is by the log weights of the later coordinates
-    by_weight, by_loc, by_factor, by_uniform = weight, shares, [[weight]] * size, log_densities
+    by_weight, by_loc, by_factor, by_uniform = moved[0], shares, [[shares[0]]] * size, log_densities
     for d in reversed(range(size)):
         y, scale = whitened[d], scale_tril[..., d, d]
         rate = gradient[..., d : d + 1]  # (*, 1)
@@ -257,31 +294,56 @@ def _pull_back(
     return by_weight, by_loc, by_factor, torch.cat(by_uniform, -1)
 
 
-def _moved(weight: Tensor, log_height: Tensor, whitened: Tensor) -> Tensor:
+def _push_forward(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, *moved: Tensor
+) -> Tensor:
+    r"""Return how far a point ``(*, D)`` moves as ``logits, loc, scale_tril, uniform`` move.
+
+    With :math:`f` the density of a coordinate, :math:`w_k` the weights before it and
+    :math:`\gamma_k` those after it, a dot for what moves,
+
+    .. math:: \dot x = \dot u / f + \sum_k \gamma_k (\dot m_k + y_k \dot s_k)
+       - \sum_k \dot{\log w_k} \, w_k (\Phi(y_k) - u) / f.
+    """
+    by_weight, by_loc, by_factor, by_uniform = moved
+    steps: list[Tensor] = []
+    whitened: list[Tensor] = []  # and how they move
+    pulled: list[Tensor] = []
+    for d, c in enumerate(_conditionals(logits, loc, scale_tril, value)):
+        by_mean = by_loc[..., d]
+        for j in range(d):
+            by_mean = by_mean + by_factor[..., d, j] * whitened[j]
+            by_mean = by_mean + scale_tril[..., d, j] * pulled[j]
+        by_scale = by_factor[..., d, d]
+        at_rest = by_mean + c.whitened * by_scale
+        step = (c.log_share.exp() * at_rest - by_weight * _moved(c)).sum(-1)
+        steps.append(step + by_uniform[..., d] * (-c.log_density).exp())
+        whitened.append(c.whitened)
+        pulled.append((steps[-1].unsqueeze(-1) - at_rest) / c.scale)
+        by_weight = by_weight - by_scale / c.scale - c.whitened * pulled[-1]
+    return torch.stack(steps, -1)
+
+
+def _moved(coordinate: _Conditional) -> Tensor:
     r"""Return :math:`w_k (\Phi(y_k) - u) / f` for the density :math:`f`, ``(*, K)``.
 
     Any constant may be taken from every :math:`\Phi`, since :math:`u` is their mean. With 0 where
-    :math:`u < 1/2` and 1 elsewhere, what is left is small where the density is.
-
-    Args:
-        weight: Weights :math:`w_k`, shape ``(*, K)``.
-        log_height: Logarithm of :math:`w_k \varphi(y_k) / f`, shape ``(*, K)``.
-        whitened: Whitened coordinate :math:`y_k`, shape ``(*, K)``.
+    :math:`u < 1/2` and 1 elsewhere, what is left is small where the density is. Beyond a
+    component's mean it is the component's own share of the density times Mills' ratio.
     """
-    x = whitened * -math.sqrt(0.5)
+    log_weight, scale, whitened, log_share, log_density = coordinate
+    weight, x = log_weight.exp(), whitened * -math.sqrt(0.5)
     lower = (weight * erfc(x)).sum(-1, keepdim=True) < 1
     side = torch.where(lower, 1.0, -1.0).to(x)
     x = x * side
-    # the probability beyond over the density, by its asymptote where both underflow
-    limit = 0.95 * math.sqrt(-math.log(torch.finfo(x.dtype).tiny))
-    near, far = x.clamp_max(limit), x.clamp_min(limit)
-    ratio = log_height.addcmul(near, near).exp() * erfc(near) / (far + 0.5 / far)
-    factor = math.sqrt(math.pi / 2) * (limit + 0.5 / limit)
-    moved: Tensor = (ratio - weight * ratio.sum(-1, keepdim=True)) * (side * factor)
-    return moved
+    beyond = x > 0
+    mills = math.sqrt(math.pi / 2) * erfcx(x.clamp_min(0))
+    over_density = torch.where(beyond, 0.0, log_weight - log_density.unsqueeze(-1)).exp()
+    inside = over_density * erfc(x.clamp_max(0)) / 2
+    ratio = torch.where(beyond, log_share.exp() * scale * mills, inside)
+    return (ratio - weight * ratio.sum(-1, keepdim=True)) * side
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # unrolled, its steps are a huge graph
 def _invert(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform: Tensor) -> Tensor:
     """Find the points of :func:`inverse_rosenblatt`, a coordinate at a time."""
     kind = torch.finfo(uniform.dtype)
@@ -290,10 +352,11 @@ def _invert(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform: Tensor) ->
     whitened: list[Tensor] = []
     value: list[Tensor] = []
     for u in uniform.split(1, -1):
-        mean, scale = _conditional(loc, scale_tril, whitened)
+        mean, scale = _next(loc, scale_tril, whitened)
         value.append(_quantile(log_weight.exp(), mean, scale, u))
-        whitened.append((value[-1] - mean) / scale)
-        log_weight, _ = _reweigh(log_weight, scale.log(), whitened[-1])
+        found = _condition(log_weight, mean, scale, value[-1])
+        whitened.append(found.whitened)
+        log_weight = found.log_share
     return torch.cat(value, -1)
 
 
@@ -302,7 +365,8 @@ def _quantile(weight: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> T
 
     The root lies between the components' own quantiles. It is sought for the logarithm of the
     smaller tail, which is nearly quadratic far out, and by halving the bracket wherever a step
-    of Newton's would leave it or does not halve the step before.
+    of Newton's would leave it or does not halve the step before. It is found once a step is no
+    more than rounding, of the point or of the scale of the components that it comes from.
     """
     side = torch.where(uniform < 0.5, 1.0, -1.0).to(uniform)
     tail = torch.where(uniform < 0.5, uniform, 1 - uniform)
@@ -313,19 +377,21 @@ def _quantile(weight: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> T
     low = torch.where(reachable, quantile - slack, math.inf).amin(-1, keepdim=True)
     high = torch.where(reachable, quantile + slack, -math.inf).amax(-1, keepdim=True)
     rounding = 4 * torch.finfo(weight.dtype).eps
-    reach = (weight * (mean.abs() + scale)).sum(-1, keepdim=True)
     last = high - low
     for _ in range(STEPS):
         y = side * (value - mean) / scale
         found = (weight * _below(y)).sum(-1, keepdim=True)
-        slope = (weight * (-y.square() / 2 - LOG_NORMAL).exp() / scale).sum(-1, keepdim=True)
+        height = weight * (-y.square() / 2).exp()
+        slope = (height / scale).sum(-1, keepdim=True) / math.sqrt(2 * math.pi)
+        reach = height.sum(-1, keepdim=True) / (slope * math.sqrt(2 * math.pi))
+        least = rounding * (value.abs() + reach.nan_to_num(0.0))
         above = side * (found - tail) > 0
         low, high = torch.where(above, low, value), torch.where(above, value, high)
         step = -side * found * (found / tail).log() / slope
-        small = step.abs() <= torch.maximum(last / 2, rounding * (value.abs() + reach))
+        small = step.abs() <= torch.maximum(last / 2, least)
         newton = small & (low <= value + step) & (value + step <= high)
         step = torch.where(newton, step, (low + high) / 2 - value)
         value, last = value + step, step.abs()
-        if not traced() and (last <= rounding * (value.abs() + reach)).all():
+        if not traced() and (last <= least).all():
             break
     return value

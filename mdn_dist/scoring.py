@@ -16,18 +16,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import logsigmoid
 
 from mdn_dist.functional import (
     component_log_density,
+    composes,
     exp_or_zero_,
+    farthest,
+    overridable,
     saturate,
     saturate_,
+    sharpen,
     traced,
 )
 from mdn_dist.outputs import OutputMap
 
 CHUNK = 6400  # rows of outputs scored at once: enough for two threads, few enough for a cache
+STEEP = 40.0  # shift of log scales from which their precisions may be beyond float32
 SMALL = 8  # coordinates up to which substitution by columns beats a batched triangular solver
 
 
@@ -51,6 +56,7 @@ def mixture_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: 
     return component_log_density(logits, loc, scale_tril, value).logsumexp(-1)
 
 
+@overridable
 def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
     """Score like :func:`mixture_log_density`, by the fastest way that the circumstances allow.
 
@@ -71,7 +77,7 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
         >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
         torch.Size([7])
     """
-    if traced():
+    if composes(logits, loc, scale_tril, value):
         return mixture_log_density(logits, loc, scale_tril, value)
     shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(logits.dtype, value.dtype)
@@ -114,21 +120,28 @@ class _MixtureLogProb(torch.autograd.Function):
             by_scale_tril = (by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)).tril_()
             diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
             by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
-        by_value = -by_loc.sum(-2)
-        _silence(weights[0] == 0, by_logits, by_loc, by_scale_tril, by_value)
-        return by_logits, by_loc, by_scale_tril, by_value
+        return _silenced(weights[0] == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
 
 
 def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
     """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``, which may be overwritten."""
-    size = right.shape[-1]
+    size, limit = right.shape[-1], farthest(right.dtype)
     if size > SMALL:
-        column: Tensor = torch.linalg.solve_triangular(scale_tril, right.unsqueeze(-1), upper=False)
-        return column.squeeze(-1)
+        return _solve_many(scale_tril, right)
     for j in range(size):
-        right[..., j] /= scale_tril[..., j, j]
+        right[..., j].div_(scale_tril[..., j, j]).clamp_(-limit, limit)
         right[..., j + 1 :].addcmul_(scale_tril[..., j + 1 :, j], right[..., j : j + 1], value=-1)
     return right
+
+
+def _solve_many(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Do the same by a library, which lets a point that is too far away end in NaN."""
+    column = torch.linalg.solve_triangular(scale_tril, right.unsqueeze(-1), upper=False).squeeze(-1)
+    if column.is_cpu and column.isfinite().all():
+        return column
+    sound = right.isfinite().all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
+    limit = farthest(right.dtype)
+    return torch.where(sound.unsqueeze(-1), column.nan_to_num(limit, limit, -limit), column)
 
 
 def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
@@ -146,12 +159,15 @@ def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
     return solution
 
 
-def _silence(idle: Tensor, *gradients: Tensor | None) -> None:
-    """Let points that nothing depends on pass nothing on, not even NaN."""
-    if idle.any():
-        for gradient in gradients:
-            if gradient is not None:
-                gradient[idle] = 0.0
+def _silenced(idle: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients; points that nothing depends on pass nothing on, not even NaN."""
+    # To look is cheap, but on a device it would mean to wait, and a transform cannot.
+    if idle.is_cpu and not traced() and not idle.any():
+        return gradients
+    return tuple(
+        None if g is None else g.masked_fill(idle[(..., *[None] * (g.dim() - idle.dim()))], 0.0)
+        for g in gradients
+    )
 
 
 def _plain_gradient(
@@ -192,36 +208,53 @@ def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) ->
     grow = r.exp()
     shrink = 1 / grow
     cosh, sinh = (grow + shrink) / 2, (grow - shrink) / 2  # compilers are slow at their own
-    z_1, z_2 = (x_1 - loc_1) * (-s_1).exp(), (x_2 - loc_2) * (-s_2).exp()
+    z_1, z_2 = _standardized(x_1 - loc_1, s_1), _standardized(x_2 - loc_2, s_2)
     y_2 = z_2 * cosh - z_1 * sinh
-    log_weights = (logits * output_map.logit_factor).log_softmax(-1)
+    log_weights = sharpen(logits, output_map.logit_factor).log_softmax(-1)
     log_shares = log_weights - s_1 - s_2 + cosh.log() - (z_1.square() + y_2.square()) / 2
-    pen_score = pen_log_prob(pen * output_map.pen_slope, value[..., 2:])
+    pen_logits = sharpen(pen, output_map.pen_slope)
+    pen_score = pen_log_prob(pen_logits, value[..., 2:], output_map.pen == "bernoulli")
     offset_log_prob: Tensor = log_shares.logsumexp(-1) - math.log(2 * math.pi)
     return offset_log_prob + pen_score
 
 
-def pen_log_prob(logits: Tensor, state: Tensor) -> Tensor:
+def _standardized(difference: Tensor, log_scale: Tensor) -> Tensor:
+    """Return differences in units of scales, be they too small for a number of their type."""
+    steepest, limit = _steepest(log_scale.dtype), farthest(log_scale.dtype)
+    precise = difference * (-log_scale).clamp_max(steepest).exp()
+    rest = (-log_scale - steepest).clamp(0, steepest).exp()
+    return (precise * rest).clamp(-limit, limit)
+
+
+def _steepest(dtype: torch.dtype) -> float:
+    """Return a number whose exponential is large and finite."""
+    return math.floor(math.log(torch.finfo(dtype).max))
+
+
+def pen_log_prob(logits: Tensor, state: Tensor, is_flag: bool) -> Tensor:
     """Score the value of a pen.
 
     Args:
         logits: Logit of a flag, shape ``(*, 1)``, or of each state, shape ``(*, 3)``; ``-inf`` puts
             a state out of the question.
         state: Flags or one-hot states, broadcast against `logits`.
+        is_flag: Which of the two.
 
     Returns:
         Log probabilities, shape ``(*)``, in nats.
 
     Example:
-        >>> pen_log_prob(torch.zeros(1), torch.ones(1)).exp()
+        >>> pen_log_prob(torch.zeros(1), torch.ones(1), is_flag=True).exp()
         tensor(0.5000)
     """
-    if logits.shape[-1] == 1:
-        logits, state = torch.broadcast_tensors(logits, state)
-        return -binary_cross_entropy_with_logits(logits, state, reduction="none").squeeze(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, state.dtype))
+    if is_flag:
+        score: Tensor = (state - 1) * logits + logsigmoid(logits)
+        return score.squeeze(-1)
     return torch.where(state == 0, 0.0, state * logits.log_softmax(-1)).sum(-1)
 
 
+@overridable
 def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
     """Score like :func:`stroke_log_density`, by the fastest way that the circumstances allow.
 
@@ -237,7 +270,7 @@ def stroke_log_prob(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Te
         >>> stroke_log_prob(torch.zeros(4, 7, 121), torch.zeros(4, 7, 3), OutputMap()).shape
         torch.Size([4, 7])
     """
-    if traced():
+    if composes(outputs, value):
         return stroke_log_density(outputs, value, output_map)
     shape = torch.broadcast_shapes(outputs.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(outputs.dtype, value.dtype)
@@ -283,8 +316,7 @@ class _StrokeLogProb(torch.autograd.Function):
                 by_state = torch.where(value[:, 2:] == 0, 0.0, logits.log_softmax(-1))
             by_offset = -by_loc.unflatten(-1, (2, -1)).sum(-1)
             by_value = torch.cat([by_offset, by_state * weight.unsqueeze(-1)], -1)
-        _silence(weight == 0, gradient, by_value)
-        return gradient, by_value, None
+        return (*_silenced(weight == 0, gradient, by_value), None)
 
 
 def _score_rows(
@@ -308,38 +340,43 @@ def _score_rows(
         slope_s = saturate_(s, *output_map.bounds.log_scale)
         slope_r = saturate_(r, *output_map.bounds.correlation)
     if output_map.logit_factor != 1:
-        logits *= output_map.logit_factor
+        logits.copy_(sharpen(logits, output_map.logit_factor))
     log_weight = logits[0].log_softmax(-1)
     if output_map.log_scale_shift:
         s += output_map.log_scale_shift
-    precision = s.neg().exp_()
+    steepest, limit = _steepest(s.dtype), farthest(s.dtype)
+    precision = s.neg().clamp_max_(steepest).exp_()
     torch.sub(value[:, :2].T.unsqueeze(-1), z, out=z).mul_(precision)
+    if output_map.log_scale_shift < -STEEP:
+        z *= (-steepest - s).clamp_(0, steepest).exp_()
+    z.clamp_(-limit, limit)
     grow = r[0].exp()
     shrink = grow.reciprocal()
     cosh, sinh = (grow + shrink).mul_(0.5), grow.sub_(shrink).mul_(0.5)
     y_2 = (z[1] * cosh).addcmul_(z[0], sinh, value=-1)
     share = z[0].square().addcmul_(y_2, y_2).mul_(-0.5).add_(log_weight)
     share.sub_(s[0]).sub_(s[1]).add_(cosh.log())
-    highest = share.amax(-1, keepdim=True)
+    highest = share.amax(-1, keepdim=True).clamp_min_(torch.finfo(share.dtype).min)
     exp_or_zero_(share.sub_(highest))
     total = share.sum(-1, keepdim=True)
     pen_logits, state = output_map.pen_logits(outputs), value[:, 2:]
     log_prob: Tensor = (highest + total.log()).squeeze(-1) - math.log(2 * math.pi)
-    log_prob += pen_log_prob(pen_logits, state)
+    log_prob += pen_log_prob(pen_logits, state, output_map.pen == "bernoulli")
     if gradient is None:
         return log_prob
-    responsibility = share.div_(total)
+    responsibility = share.div_(total.clamp_min_(torch.finfo(total.dtype).tiny))
     torch.sub(responsibility, log_weight.exp_(), out=logits[0])
     if output_map.logit_factor != 1:
         logits *= output_map.logit_factor
-    by_cosh = y_2 * (z[1] * sinh).addcmul_(z[0], cosh, value=-1)  # y_2 times dy_2 / dr
     pull = torch.empty_like(z)
     torch.addcmul(z[0], y_2, sinh, value=-1, out=pull[0])
     torch.mul(y_2, cosh, out=pull[1])
     pull *= responsibility
+    tanh = sinh.div_(cosh)
+    turn = (z[1] * tanh).sub_(z[0]).mul_(pull[1])  # y_2 times dy_2 / dr
+    torch.mul(tanh, responsibility, out=r[0]).sub_(turn)
     torch.mul(pull, z, out=s).sub_(responsibility)
     torch.mul(pull, precision, out=z)
-    torch.mul(sinh.div_(cosh).sub_(by_cosh), responsibility, out=r[0])
     if slope_s is not None:
         s *= slope_s
     if slope_r is not None:

@@ -13,9 +13,10 @@ from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
 from torch.nn.functional import one_hot
 
-from mdn_dist.batch import BatchDistribution, check_all, register_container
+from mdn_dist.batch import BatchDistribution
+from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_points, draw_state
-from mdn_dist.functional import widen
+from mdn_dist.functional import sharpen, static_size, widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
 from mdn_dist.points import StrokePoint, gather_points, log_odds, valid_state
@@ -54,12 +55,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     offset: GaussianMixture
 
     _parts: ClassVar[tuple[str, ...]] = ("offset", "_pen_parameter")
-    _static: ClassVar[tuple[str, ...]] = (
-        "_pen_class",
-        "_pen_argument",
-        "_event_shape",
-        "_validate_args",
-    )
+    _derived: ClassVar[tuple[str, ...]] = ("pen",)
 
     def __init__(
         self,
@@ -73,23 +69,33 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             raise TypeError(
                 f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
             )
-        if pen.event_shape == (1,):
+        # to a tracer, sizes are tensors, not to be compared
+        if not torch.jit.is_tracing() and pen.event_shape == (1,):
             raise ValueError("pen must have two states or more, got one")
+        # torch caches the other of the two when it is asked for, rounded: keep to the given one.
+        inner = vars(pen).get("_categorical", pen)
+        argument = "probs" if pen._param is vars(inner).get("probs") else "logits"
+        self._pen_class = type(pen)
+        self._set_parts(offset, widen(pen._param), argument)
+        if validate_args is not None:
+            self._validate_args = validate_args
+
+    def _set_parts(self, offset: GaussianMixture, pen_parameter: Tensor, argument: str) -> None:
+        """Set both parts and the shapes that follow, or raise if they do not fit."""
+        pen_shape = pen_parameter.shape[len(pen_parameter.shape) - int(not self._is_flag) :]
+        pen_batch = pen_parameter.shape[: len(pen_parameter.shape) - len(pen_shape)]
         try:
-            shape = torch.broadcast_shapes(offset.batch_shape, pen.batch_shape)
+            shape = torch.broadcast_shapes(offset.batch_shape, pen_batch)
         except RuntimeError as error:
             raise ValueError(
                 "offset and pen must have batch shapes that broadcast, "
-                f"got {tuple(offset.batch_shape)} and {tuple(pen.batch_shape)}"
+                f"got {tuple(offset.batch_shape)} and {tuple(pen_batch)}"
             ) from error
         self.offset = offset.expand(shape)
-        self._pen_class = type(pen)
-        # torch caches the other of the two when it is asked for, rounded: keep to the given one.
-        inner = vars(pen).get("_categorical", pen)
-        self._pen_argument = "probs" if pen._param is vars(inner).get("probs") else "logits"
-        self._pen_parameter = widen(pen._param).expand(shape + pen.event_shape)
-        size = offset.event_shape[0] + (pen.event_shape or Size([1]))[0]
-        super().__init__(shape, Size([size]), validate_args=validate_args)
+        self._pen_parameter = pen_parameter.expand(shape + pen_shape)
+        self._pen_argument = argument
+        pen_size = 1 if self._is_flag else static_size(pen_shape[0])
+        self._batch_shape, self._event_shape = shape, Size([self._event_size + pen_size])
 
     @lazy_property
     def pen(self) -> Bernoulli | OneHotCategorical:
@@ -146,7 +152,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         mask: Tensor | None = None,
         event_size: int = 2,
         pen: Pen = "bernoulli",
-        min_scale: float = 1e-3,
+        min_scale: float | None = None,
         restarts: int = 8,
         generator: torch.Generator | None = None,
         validate_args: bool | None = None,
@@ -164,7 +170,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
                 `strokes`.
             event_size: Number of coordinates ``D``.
             pen: ``"bernoulli"`` for a flag, ``"one_hot"`` for three pen states.
-            min_scale: Added in quadrature to every component's scale, in data units.
+            min_scale: Added in quadrature to every component's scale, in data units; by default
+                as for :meth:`GaussianMixture.fit`.
             restarts: Number of starts of the mixture's fit.
             generator: Source of randomness; torch's global one by default.
             validate_args: Whether to check every value scored.
@@ -237,8 +244,9 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         """
         offset = self.offset.sample(sample_shape, generator)
         with torch.no_grad():
-            logits = self._pen_logits.expand(*offset.shape[:-1], -1)
-            return torch.cat([offset, draw_state(logits, generator).to(offset)], -1)
+            logits = self._pen_logits.expand(*offset.shape[:-1], -1).detach()
+            state = draw_state(logits, self._is_flag, generator)
+            return torch.cat([offset, state.to(offset)], -1)
 
     def rsample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
@@ -292,17 +300,18 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         """
         return self._join(self.offset.variance, self.pen.variance)
 
-    def biased(self, bias: float) -> "StrokeDistribution":
+    def biased(self, bias: float | Tensor) -> "StrokeDistribution":
         """Return the distribution biased towards more probable offsets; the pen is untouched.
 
         Args:
-            bias: Probability bias, at least 0; 0 changes nothing.
+            bias: Probability bias, at least 0; 0 changes nothing. A number, or a tensor that
+                broadcasts against the batch shape ``(*)``, with a gradient of its own.
 
         Returns:
-            A new distribution of this class and of the same shapes, which scores what it samples.
+            A new distribution of the same shapes, which scores what it samples.
 
         Raises:
-            ValueError: If `bias` is negative or not finite.
+            ValueError: If `bias` is negative or not finite, or does not broadcast.
 
         Source:
             Graves 2013, equations 61 and 62.
@@ -311,19 +320,20 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> StrokeDistribution.from_outputs(torch.zeros(121)).biased(1.0).variance[0]
             tensor(0.1353)
         """
-        return self._with_parts(self.offset.biased(bias), self._pen_parameter, self._pen_argument)
+        return self._with_offset(self.offset.biased(bias))
 
-    def tempered(self, temperature: float) -> "StrokeDistribution":
+    def tempered(self, temperature: float | Tensor) -> "StrokeDistribution":
         """Return the distribution at a temperature: logits over it, covariances times it.
 
         Args:
-            temperature: Positive; 1 changes nothing, less makes samples tidier.
+            temperature: Positive; 1 changes nothing, less makes samples tidier. A number, or a
+                tensor that broadcasts against the batch shape ``(*)``, with a gradient of its own.
 
         Returns:
-            A new distribution of this class and of the same shapes, which scores what it samples.
+            A new distribution of the same shapes, which scores what it samples.
 
         Raises:
-            ValueError: If `temperature` is not positive and finite.
+            ValueError: If `temperature` is not positive and finite, or does not broadcast.
 
         Source:
             Ha and Eck 2017 (arXiv:1704.03477), equation 8.
@@ -332,8 +342,11 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> StrokeDistribution.from_outputs(torch.zeros(121)).tempered(0.5).variance
             tensor([0.5000, 0.5000, 0.2500])
         """
-        offset, logits = self.offset.tempered(temperature), self._pen_logits / temperature
-        return self._with_parts(offset, logits if self._pen_size > 1 else logits.squeeze(-1))
+        offset = self.offset.tempered(temperature)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(self._pen_parameter).unsqueeze(-1)
+        logits = sharpen(self._pen_logits, 1 / temperature)
+        return self._with_parts(offset, logits.squeeze(-1) if self._is_flag else logits)
 
     def marginal(self, dims: int | Sequence[int]) -> "StrokeDistribution":
         """Return the distribution of some of the offset's coordinates, and of the pen.
@@ -475,43 +488,50 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             >>> d.responsibilities(torch.zeros(3))
             tensor([0.2500, 0.2500, 0.2500, 0.2500])
         """
-        self._check_value(value)
-        return self.offset.responsibilities(value[..., : self._event_size])
+        return self.offset.responsibilities(self._accept(value)[..., : self._event_size])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.offset._dtype
 
     @property
     def _event_size(self) -> int:
-        return int(self.offset.event_shape[0])
+        return self.offset.event_shape[0]  # type: ignore[no-any-return]
 
     @property
-    def _pen_size(self) -> int:
-        return int(self.event_shape[0]) - self._event_size
+    def _is_flag(self) -> bool:
+        """Whether the pen's value is a flag, not a one-hot state."""
+        return issubclass(self._pen_class, TorchBernoulli)
 
     @property
     def _pen_logits(self) -> Tensor:
         """Logits of the pen, shape ``(*, 1)`` of a flag, ``(*, states)`` of a state."""
-        parameter, binary = self._pen_parameter, self._pen_size == 1
+        parameter, binary = self._pen_parameter, self._is_flag
         if self._pen_argument == "probs":
             parameter = probs_to_logits(parameter, is_binary=binary)
         return parameter.unsqueeze(-1) if binary else parameter
 
+    def _blank(self) -> "StrokeDistribution":
+        """Return a copy that is to be given other parts."""
+        return self._bare_copy()
+
     def _with_parts(
-        self, offset: GaussianMixture, pen_parameter: Tensor, pen_argument: str = "logits"
+        self, offset: GaussianMixture, pen_parameter: Tensor, argument: str = "logits"
     ) -> "StrokeDistribution":
-        static = {**self._take_apart()[1], "_pen_argument": pen_argument}
-        return self._put_together([offset, pen_parameter], static)
+        new = self._blank()
+        new._set_parts(offset, pen_parameter, argument)
+        return new
 
     def _with_offset(self, offset: GaussianMixture) -> "StrokeDistribution":
-        new = StrokeDistribution(offset, self.pen, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        return self._with_parts(offset, self._pen_parameter, self._pen_argument)
 
     def _join_likeliest_pen(self, offset: Tensor) -> Tensor:
         logits = self._pen_logits
-        state = logits > 0 if self._pen_size == 1 else one_hot(logits.argmax(-1), self._pen_size)
+        state = logits > 0 if self._is_flag else one_hot(logits.argmax(-1), logits.shape[-1])
         return torch.cat([offset, state.to(offset)], -1)
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "StrokeDistribution":
-        parameter = function(self._pen_parameter, int(self._pen_size > 1))
+        parameter = function(self._pen_parameter, int(not self._is_flag))
         return self._with_parts(self.offset._map(function), parameter, self._pen_argument)
 
     def _shape_of_batch(self) -> Size:
@@ -520,22 +540,23 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     def _score(self, value: Tensor) -> Tensor:
         # not by the pen itself: torch's classes check values even while compiling
         offset, state = value.tensor_split([self._event_size], -1)
-        return self.offset._score(offset) + pen_log_prob(self._pen_logits, state)
+        pen_score = pen_log_prob(self._pen_logits, state, self._is_flag)
+        return self.offset._score(offset) + pen_score
 
     def _check(self, value: Tensor) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
         check_all("offset in value", offset.isfinite(), "finite", offset)
-        expected = "one-hot" if self._pen_size > 1 else "0 or 1"
+        expected = "0 or 1" if self._is_flag else "one-hot"
         check_all("pen in value", valid_state(pen), expected, pen)
 
     def _join(self, offset: Tensor, pen: Tensor) -> Tensor:
-        return torch.cat([offset, pen if self._pen_size > 1 else pen.unsqueeze(-1)], -1)
+        return torch.cat([offset, pen.unsqueeze(-1) if self._is_flag else pen], -1)
 
     def _neutral_point(self, like: Tensor) -> Tensor:
         return (torch.arange(self.event_shape[0], device=like.device) == self._event_size).to(like)
 
     def _describe(self) -> str:
-        pen = "bernoulli" if self._pen_size == 1 else "one_hot"
+        pen = "bernoulli" if self._is_flag else "one_hot"
         return f"{self.offset._describe()}, pen={pen}"
 
 
@@ -561,18 +582,23 @@ class OutputStrokeDistribution(StrokeDistribution):
     output_map: OutputMap
 
     _parts = ("outputs",)
-    _static = ("output_map", "_event_shape", "_validate_args")
+    _derived = ("offset", "pen")
+    _pen_argument = "logits"
 
     def __init__(
         self, outputs: Tensor, output_map: OutputMap, validate_args: bool | None = None
     ) -> None:
-        self.outputs = output_map.accept(outputs)
         self.output_map = output_map
-        Distribution.__init__(
-            self, outputs.shape[:-1], Size([output_map.point_size]), validate_args=validate_args
-        )
+        self._event_shape = Size([output_map.point_size])
+        self._set_outputs(outputs)
+        if validate_args is not None:
+            self._validate_args = validate_args
         if self._validates:
             check_all("outputs", self.outputs.isfinite(), "finite", self.outputs)
+
+    def _set_outputs(self, outputs: Tensor) -> None:
+        self.outputs = self.output_map.accept(outputs)
+        self._batch_shape = outputs.shape[:-1]
 
     @lazy_property
     def offset(self) -> GaussianMixture:
@@ -580,40 +606,53 @@ class OutputStrokeDistribution(StrokeDistribution):
         _, logits, loc, scale_tril = self.output_map.parameters(self.outputs)
         return GaussianMixture(logits, loc, scale_tril, validate_args=self._validate_args)
 
-    @lazy_property
-    def pen(self) -> Bernoulli | OneHotCategorical:
-        """The distribution of the pen."""
-        logits = self.output_map.pen_logits(self.outputs)
-        if self.output_map.pen == "bernoulli":
-            return _make_pen(Bernoulli, {"logits": logits.squeeze(-1)}, self._validate_args)
-        return _make_pen(OneHotCategorical, {"logits": logits}, self._validate_args)
-
-    def biased(self, bias: float) -> "OutputStrokeDistribution":
+    def biased(self, bias: float | Tensor) -> StrokeDistribution:
         """See :meth:`StrokeDistribution.biased`."""
+        if isinstance(bias, Tensor):  # which the map cannot hold
+            return super().biased(bias)
         return self._with(self.outputs, self.output_map.biased(bias))
 
-    def tempered(self, temperature: float) -> "OutputStrokeDistribution":
+    def tempered(self, temperature: float | Tensor) -> StrokeDistribution:
         """See :meth:`StrokeDistribution.tempered`."""
+        if isinstance(temperature, Tensor):
+            return super().tempered(temperature)
         return self._with(self.outputs, self.output_map.tempered(temperature))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.outputs.dtype
 
     @property
     def _event_size(self) -> int:
         return self.output_map.event_size
 
     @property
-    def _pen_logits(self) -> Tensor:
-        return self.output_map.pen_logits(self.outputs)
+    def _pen_class(self) -> Any:  # type: ignore[override]
+        return Bernoulli if self.output_map.pen == "bernoulli" else OneHotCategorical
+
+    @property
+    def _pen_parameter(self) -> Tensor:  # type: ignore[override]
+        logits = self.output_map.pen_logits(self.outputs)
+        return logits.squeeze(-1) if self._is_flag else logits
+
+    def _blank(self) -> StrokeDistribution:
+        new = StrokeDistribution.__new__(StrokeDistribution)
+        for name, held in (*self.__getstate__().items(), ("_pen_class", self._pen_class)):
+            if name not in ("outputs", "output_map"):
+                setattr(new, name, held)
+        return new
 
     def _with(self, outputs: Tensor, output_map: OutputMap) -> "OutputStrokeDistribution":
-        new = OutputStrokeDistribution(outputs, output_map, validate_args=False)
-        new._validate_args = self._validate_args
+        new = self._bare_copy()
+        new.output_map = output_map
+        new._set_outputs(outputs)
         return new
 
     def sample(
         self, sample_shape: Size = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
         """See :meth:`StrokeDistribution.sample`."""
-        outputs = self.outputs
+        outputs = self.outputs.detach()  # torch.jit.trace takes no notice of no_grad
         if sample_shape:
             outputs = outputs.expand(*sample_shape, *outputs.shape)
         with torch.no_grad():
@@ -629,6 +668,17 @@ class OutputStrokeDistribution(StrokeDistribution):
 
     def _map(self, function: Callable[[Tensor, int], Tensor]) -> "OutputStrokeDistribution":
         return self._with(function(self.outputs, 1), self.output_map)
+
+    @staticmethod
+    def _dump(static: dict[str, Any]) -> dict[str, Any]:
+        return {**static, "output_map": asdict(static["output_map"])}
+
+    @staticmethod
+    def _load(static: dict[str, Any]) -> dict[str, Any]:
+        arguments = static["output_map"]
+        bounds = arguments["bounds"] and Bounds(**arguments["bounds"])
+        output_map = OutputMap(**{**arguments, "bounds": bounds})
+        return {**BatchDistribution._load(static), "output_map": output_map}
 
 
 def _stroke_map(
@@ -652,17 +702,3 @@ def _make_pen(kind: Any, parameter: dict[str, Tensor], validate_args: bool) -> A
         pen = kind(**parameter, validate_args=False)
     pen._validate_args = validate_args
     return pen
-
-
-def _dump(static: dict[str, Any]) -> dict[str, Any]:
-    return {**static, "output_map": asdict(static["output_map"])}
-
-
-def _load(static: dict[str, Any]) -> dict[str, Any]:
-    arguments = static["output_map"]
-    bounds = arguments["bounds"] and Bounds(**arguments["bounds"])
-    return {**static, "output_map": OutputMap(**{**arguments, "bounds": bounds})}
-
-
-register_container(StrokeDistribution)
-register_container(OutputStrokeDistribution, _dump, _load)

@@ -18,6 +18,8 @@ PACKAGE = Path(mdn_dist.__file__).parent
 # Each module may import those before it.
 TOWER = [
     "functional",
+    "checks",
+    "growth",
     "outputs",
     "scoring",
     "draws",
