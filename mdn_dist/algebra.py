@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Self
 
 import torch
@@ -393,8 +394,15 @@ class MixtureAlgebra(BatchDistribution):
 
     def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
         """Return `given`, one number or ``(*, size)``, checked and as the mixture's own numbers."""
-        if not isinstance(given, Tensor):
-            given = torch.as_tensor(given)
+        if isinstance(given, Real):
+            given = self.loc.new_full((), given)
+        elif not isinstance(given, Tensor):
+            try:
+                given = torch.as_tensor(given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                got = type(given).__name__
+                raise TypeError(f"{name} must be a number or a tensor, got {got}") from error
+        check_tensor(given, name)
         numbers = given.to(self.loc)
         numbers = numbers if numbers.dim() else numbers.expand(size)
         self._check_shape(numbers, name, size)

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from mdn_dist.checks import check_mask, check_tensor
-from mdn_dist.functional import traced, widen
+from mdn_dist.functional import expanded, traced, widen
 
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
@@ -163,7 +163,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             torch.Size([7, 1, 2])
         """
         shape = Size(batch_shape)
-        return self._map(lambda p, n: p.expand(shape + p.shape[p.dim() - n :]))
+        return self._map(lambda p, n: expanded(p, shape + p.shape[p.dim() - n :]))
 
     def __getitem__(self, index: Any) -> Self:
         """Index the batch dimensions, as ``d[..., 3]`` or ``d[mask]``.

@@ -117,7 +117,7 @@ def draw_points(
     if output_map.logit_factor != 1:
         logits = sharpen(logits, output_map.logit_factor)
     index = draw_index(logits, generator)
-    blocks = parameters.view(*parameters.shape[:-1], -1, components)
+    blocks = parameters.view(*parameters.shape[:-1], sum(rest) // components, components)
     index = index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)
     drawn = blocks.gather(-1, index).squeeze(-1)  # (*, blocks)
     pairs = size * (size - 1) // 2

@@ -88,8 +88,9 @@ def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
         raise ValueError("points must be finite, got infinite values or NaN")
     if (highest := points.abs().amax().item()) > LARGEST:
         raise ValueError(f"points must be at most {LARGEST:g} in size, got {highest:g}")
-    for name, number in {"min_scale": min_scale, "tolerance": tolerance}.items():
-        if not isinstance(number, Real | None):
+    numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
+    for name, number in numbers.items():
+        if not isinstance(number, Real):
             raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if min_scale is not None and not 0 < min_scale < math.inf:
         raise ValueError(f"min_scale must be positive and finite, got {min_scale}")

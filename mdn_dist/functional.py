@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import handle_torch_function, has_torch_function
 
@@ -58,6 +58,22 @@ def composes(*tensors: Tensor) -> bool:
         (True, False)
     """
     return traced() or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def batched(gradient: Tensor) -> bool:
+    """Tell whether `gradient` stands for several at once, as in a vectorized Jacobian.
+
+    Args:
+        gradient: What a backward pass is given.
+
+    Returns:
+        Whether it takes but the operations of a plain backward pass.
+
+    Example:
+        >>> batched(torch.zeros(1))
+        False
+    """
+    return torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -377,7 +393,7 @@ def posterior(
     bent = ((factor - scale_tril) * nearest.unsqueeze(-2)).sum(-1)
     apart = _substitute(scale_tril, centre - loc + bent)
     share = log_weight - (apart * (apart + 2 * nearest)).sum(-1) / 2
-    constant = loc.shape[-1] / 2 * math.log(2 * math.pi)
+    constant = static_size(loc.shape[-1]) / 2 * math.log(2 * math.pi)
     log_density = share.logsumexp(-1) - nearest.square().sum((-2, -1)) / 2 - constant
     return share.log_softmax(-1), log_density
 
@@ -406,7 +422,7 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
     """
     whitened = whiten(loc, scale_tril, value)
     log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    constant = loc.shape[-1] / 2 * math.log(2 * math.pi)
+    constant = static_size(loc.shape[-1]) / 2 * math.log(2 * math.pi)
     distance = whitened.square().sum(-1) / 2
     return logits.log_softmax(-1) - log_determinant - distance - constant
 
@@ -474,6 +490,25 @@ def widen(parameter: Tensor) -> Tensor:
     """
     half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
     return parameter.float() if half else parameter
+
+
+def expanded(tensor: Tensor, shape: Size) -> Tensor:
+    """Return `tensor` in a larger shape; itself, a leaf that it may be, where it has that shape.
+
+    Args:
+        tensor: Any tensor.
+        shape: The shape wanted, to which it broadcasts.
+
+    Returns:
+        A tensor of that shape.
+
+    Example:
+        >>> expanded(torch.zeros(2), torch.Size([3, 2])).shape
+        torch.Size([3, 2])
+    """
+    # to a tracer, sizes are tensors, not to be compared
+    same = not torch.jit.is_tracing() and tensor.shape == shape
+    return tensor if same else tensor.expand(shape)
 
 
 def in_float64(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from mdn_dist.algebra import MixtureAlgebra
 from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_offset
 from mdn_dist.fitting import fit_parameters
-from mdn_dist.functional import least_scale, static_size, unviewed, widen
+from mdn_dist.functional import expanded, least_scale, static_size, unviewed, widen
 from mdn_dist.outputs import Bounds, OutputMap
 from mdn_dist.rosenblatt import reparameterize
 from mdn_dist.scoring import mixture_log_prob
@@ -85,9 +85,9 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         shape = _component_shape(logits, loc, scale_tril)
         size = loc.shape[-1:]
         dtype = torch.promote_types(logits.dtype, torch.promote_types(loc.dtype, scale_tril.dtype))
-        self.logits = _expanded(logits.to(dtype), shape)
-        self.loc = _expanded(loc.to(dtype), shape + size)
-        self.scale_tril = _expanded(scale_tril.to(dtype), shape + size + size)
+        self.logits = expanded(widen(logits.to(dtype)), shape)
+        self.loc = expanded(widen(loc.to(dtype)), shape + size)
+        self.scale_tril = expanded(widen(scale_tril.to(dtype)), shape + size + size)
         self._batch_shape, self._event_shape = shape[:-1], Size([static_size(size[0])])
         self._num_component, self._event_ndims = static_size(shape[-1]), 1
 
@@ -402,14 +402,6 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
     def _describe(self) -> str:
         dtype = str(self.loc.dtype).removeprefix("torch.")
         return f"components={self._num_component}, event_size={self.event_shape[0]}, dtype={dtype}"
-
-
-def _expanded(parameter: Tensor, shape: Size) -> Tensor:
-    """Return `parameter`, widened, in `shape`; itself where nothing is to be done."""
-    parameter = widen(parameter)
-    # to a tracer, sizes are tensors, not to be compared
-    same = not torch.jit.is_tracing() and parameter.shape == shape
-    return parameter if same else parameter.expand(shape)
 
 
 def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.special import erfc, erfcx, ndtri
 
-from mdn_dist.functional import overridable, posterior, traced, whiten
+from mdn_dist.functional import batched, overridable, posterior, traced, whiten
 
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
@@ -77,8 +77,8 @@ def inverse_rosenblatt(logits: Tensor, loc: Tensor, scale_tril: Tensor, uniform:
     uniform = uniform.to(torch.promote_types(uniform.dtype, loc.dtype))
     # unrolled, the root finder's steps would be a huge graph; a decorator would import the compiler
     find = torch.compiler.disable(_invert) if torch.compiler.is_compiling() else _invert
-    with torch.no_grad():
-        value = find(logits, loc, scale_tril, uniform)
+    with torch.no_grad():  # of which torch.jit.trace takes no notice
+        value = find(logits, loc, scale_tril, uniform).detach()
     return _attach(logits, loc, scale_tril, value, uniform)
 
 
@@ -207,6 +207,8 @@ class _Attach(torch.autograd.Function):
         if torch.is_grad_enabled() or traced():
             by_logits, by_loc, by_factor, by_uniform = _pull_back(*tensors)
             return by_logits, torch.stack(by_loc, -1), _square(by_factor), by_uniform, None
+        if batched(gradients[0]):
+            return (*_transpose_push(*tensors), None)
         return (*_pull_back_rows(*tensors), None)
 
 
@@ -322,6 +324,17 @@ def _push_forward(
         pulled.append((steps[-1].unsqueeze(-1) - at_rest) / c.scale)
         by_weight = by_weight - by_scale / c.scale - c.whitened * pulled[-1]
     return torch.stack(steps, -1)
+
+
+def _transpose_push(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Return what :func:`_pull_back` finds, by the operations of a plain backward pass."""
+    like = (logits, loc, scale_tril, value)
+    with torch.enable_grad():
+        moved = [torch.zeros_like(t).requires_grad_() for t in like]
+        step = _push_forward(*(t.detach() for t in like), *moved)
+    return torch.autograd.grad(step, moved, gradient)
 
 
 def _moved(coordinate: _Conditional) -> Tensor:

@@ -11,7 +11,8 @@ In two coordinates the maps of the paper simplify: with :math:`z_i = (x_i - \mu_
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mdn_dist.functional import (
+    batched,
     component_log_density,
     composes,
     exp_or_zero_,
@@ -108,8 +110,8 @@ class _MixtureLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, responsibility, whitened, pull = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _plain_gradient(mixture_log_density(*inputs), inputs, weights[0])
+        if torch.is_grad_enabled() or batched(weights[0]):
+            return _plain_gradient(mixture_log_density, inputs, weights[0])
         logits, _, scale_tril, _ = inputs
         weight = weights[0].unsqueeze(-1)  # (*, 1)
         share = responsibility * weight
@@ -171,11 +173,14 @@ def _silenced(idle: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, .
 
 
 def _plain_gradient(
-    log_prob: Tensor, inputs: Sequence[Tensor], weight: Tensor
+    density: Callable[..., Tensor], inputs: Sequence[Tensor], weight: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Differentiate a plain form, so that the gradient can be differentiated once more."""
+    again = torch.is_grad_enabled()
     wanted = [x for x in inputs if x.requires_grad]
-    found = iter(torch.autograd.grad(log_prob, wanted, weight, create_graph=True))
+    with torch.enable_grad():
+        log_prob = density(*inputs)
+    found = iter(torch.autograd.grad(log_prob, wanted, weight, create_graph=again))
     return tuple(next(found) if x.requires_grad else None for x in inputs)
 
 
@@ -303,9 +308,9 @@ class _StrokeLogProb(torch.autograd.Function):
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
         weight = weights[0]
         outputs, value, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            log_prob = stroke_log_density(outputs, value, ctx.output_map)
-            return (*_plain_gradient(log_prob, (outputs, value), weight), None)
+        if torch.is_grad_enabled() or batched(weight):
+            density = partial(stroke_log_density, output_map=ctx.output_map)
+            return (*_plain_gradient(density, (outputs, value), weight), None)
         gradient = gradient * weight.unsqueeze(-1)
         by_value = None
         if ctx.needs_input_grad[1]:

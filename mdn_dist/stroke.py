@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from mdn_dist.batch import BatchDistribution
 from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_points, draw_state
-from mdn_dist.functional import sharpen, static_size, widen
+from mdn_dist.functional import expanded, sharpen, static_size, widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
 from mdn_dist.points import StrokePoint, gather_points, log_odds, valid_state
@@ -92,7 +92,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
                 f"got {tuple(offset.batch_shape)} and {tuple(pen_batch)}"
             ) from error
         self.offset = offset.expand(shape)
-        self._pen_parameter = pen_parameter.expand(shape + pen_shape)
+        self._pen_parameter = expanded(pen_parameter, shape + pen_shape)
         self._pen_argument = argument
         pen_size = 1 if self._is_flag else static_size(pen_shape[0])
         self._batch_shape, self._event_shape = shape, Size([self._event_size + pen_size])

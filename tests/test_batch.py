@@ -6,6 +6,7 @@ import pickle
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -13,8 +14,11 @@ from cases import CASES, generator, mixture_parameters, normal, output_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
+from torch.autograd import forward_ad
+from torch.autograd.functional import jacobian
 from torch.distributions import Distribution, OneHotCategorical
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 from mdn_dist import GaussianMixture, StrokeDistribution
 
@@ -172,6 +176,163 @@ def test_precision_is_kept(case, dtype):
     assert score.dtype == dtype
     relative = 1e-4 if dtype == torch.float32 else 1e-10
     assert_close(score.double(), case.stock(*tensors, value), rtol=relative, atol=relative)
+
+
+@every_case
+def test_parameters_of_several_types_take_the_widest(case):
+    tensors, value = case.tensors((4,)), case.points(4)
+    for i in range(min(len(tensors), 3)):
+        mixed = [t.float() if j == i and len(tensors) > 1 else t for j, t in enumerate(tensors)]
+        d = case.build(*mixed)
+        assert d.sample().dtype == d.mean.dtype == d.log_prob(value).dtype == torch.float64
+        expected = case.stock(*(t.double() for t in mixed), value)
+        assert_close(d.log_prob(value), expected, **CLOSE)
+    half = value.bfloat16()
+    single = case.build(*(t.float() for t in tensors))
+    assert_close(single.log_prob(half), single.log_prob(half.float()), rtol=0, atol=0)
+    assert single.log_prob(value).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+@every_case
+def test_integers_and_booleans_are_points_too(case, dtype):
+    d = case.make((4,))
+    value = torch.cat([torch.zeros(5, 4, case.size), case.points(5, 4)[..., case.size :]], -1)
+    value[0, :, 0] = 1
+    expected = case.stock(*case.tensors((4,)), value)
+    assert_close(d.log_prob(value.to(dtype)), expected, **CLOSE)
+    mask = torch.tensor([True, False, True, True])
+    assert_close(d.log_prob(value.to(dtype), mask=mask), expected * mask, **CLOSE)
+    assert_close(d.responsibilities(value.to(dtype)), d.responsibilities(value.double()), **CLOSE)
+    if case.pen is None:
+        assert_close(d.rosenblatt(value.to(dtype)), d.rosenblatt(value.double()), **CLOSE)
+
+
+@every_case
+def test_biases_and_temperatures_may_be_tensors_with_gradients(case):
+    d, value = case.make((4,)), case.points(4)
+    rows = torch.tensor([0.0, 0.3, 1.0, 4.0], dtype=torch.float64)
+    for name, numbers in (("biased", rows), ("tempered", rows + 0.1)):
+        found = getattr(d, name)(numbers)
+        assert found.batch_shape == (4,)
+        for i, number in enumerate(numbers.tolist()):
+            expected = getattr(d[i], name)(number)
+            assert_close(found[i].log_prob(value[i]), expected.log_prob(value[i]), **CLOSE)
+            assert_close(found[i].mean, expected.mean, **CLOSE)
+        one = numbers[1].clone().requires_grad_()
+        step = 1e-6
+        up, down = (getattr(d, name)(one.item() + s).log_prob(value).sum() for s in (step, -step))
+        (slope,) = torch.autograd.grad(getattr(d, name)(one).log_prob(value).sum(), one)
+        assert slope.item() == pytest.approx((up - down).item() / (2 * step), rel=1e-6, abs=1e-6)
+        assert getattr(d, name)(numbers.view(4, 1)).batch_shape == (4, 4)
+        with pytest.raises(ValueError, match=r"must broadcast against batch shape \(4,\), got"):
+            getattr(d, name)(numbers[:3])
+        with pytest.raises(ValueError, match="must be finite and "):
+            getattr(d, name)(-numbers - 0.1)
+
+
+@every_case
+def test_forward_mode_and_batched_backward_give_the_jacobian(case):
+    tensors, value = case.tensors((3,)), case.points(3)
+
+    def score(*tensors):
+        return case.build(*tensors, validate_args=False).log_prob(value)
+
+    expected = jacobian(score, tensors)
+    assert any((part != 0).any() for part in expected)
+    assert_close(jacobian(score, tensors, vectorize=True), expected, **CLOSE)
+    forward = jacobian(score, tensors, vectorize=True, strategy="forward-mode")
+    assert_close(forward, expected, **CLOSE)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(t, torch.ones_like(t)) for t in tensors]
+        tangent = forward_ad.unpack_dual(score(*duals)).tangent
+    assert_close(tangent, sum(part.flatten(1).sum(1) for part in expected), **CLOSE)
+
+
+def maker_of_none(case):
+    """torch itself cannot make an empty OneHotCategorical."""
+    if case is CASES["pen states from parameters"]:
+        pytest.skip("torch cannot make an empty OneHotCategorical")
+    return case.make((4,))[torch.zeros(4, dtype=torch.bool)]
+
+
+@every_case
+def test_an_empty_batch_is_a_batch(case):
+    none, value = maker_of_none(case), case.points(0)
+    event = (case.event,)
+    assert none.batch_shape == (0,)
+    assert none.sample().shape == none.mean.shape == none.variance.shape == (0, *event)
+    assert none.sample((3,)).shape == (3, 0, *event)
+    assert none.log_prob(value).shape == (0,)
+    assert none.log_prob(value, mask=torch.zeros(0, dtype=torch.bool)).shape == (0,)
+    assert none.mode.shape == none.component_mode.shape == (0, *event)
+    assert none.biased(0.5).tempered(0.5).sample().shape == (0, *event)
+    assert none.expand((2, 0)).sample().shape == (2, 0, *event)
+    assert none.responsibilities(value).shape[0] == 0
+    assert none.marginal(0).sample().shape[0] == 0
+    if case.pen is None:
+        assert none.rsample().shape == none.rosenblatt(value).shape == (0, *event)
+        assert none.inverse_rosenblatt(value).shape == (0, *event)
+    leaves = [t.requires_grad_() for t in case.tensors((0,))]
+    gradients = torch.autograd.grad(case.build(*leaves).log_prob(value).sum(), leaves)
+    assert [g.shape for g in gradients] == [t.shape for t in leaves]
+
+
+@every_case
+def test_what_has_no_rsample_any_more_has_none_in_any_copy(case):
+    d = case.make((4,), validate_args=True)
+    if not d.has_rsample:
+        pytest.skip("it has none")
+    d.has_rsample_(value=False)
+    changes = [lambda d: d.biased(0.5), lambda d: d.tempered(0.5), lambda d: d.to(torch.float32)]
+    changes += [lambda d: d.detach(), lambda d: d[1:], lambda d: d.expand((2, 4)), copy.deepcopy]
+    changes += [lambda d: d.affine(0.0, 2.0), lambda d: d.marginal(0), copy.copy]
+    changes += [lambda d: pickle.loads(pickle.dumps(d)), lambda d: d.mask(mask=True)]
+    changes += [lambda d: tree_map(torch.clone, d)]
+    for change in changes:
+        assert change(d).has_rsample is False
+        assert change(change(d)).has_rsample is False
+    assert case.make((4,)).has_rsample is True
+
+
+@every_case
+def test_a_copy_is_taken_of_a_used_distribution_of_leaves(case):
+    tensors = [t.requires_grad_() for t in case.tensors((4,))]
+    if len(tensors) > 3 or case is CASES["mixture from outputs"]:
+        pytest.skip("torch copies no tensor with a history, as torch's own pens have")
+    d, value = case.build(*tensors), case.points(4)
+    _ = d.mean, d.biased(0.5).mean, d.mode
+    if case.pen:
+        _ = d.offset.mean, d.pen.mean, d.pen.probs
+    same = copy.deepcopy(d)
+    assert torch.equal(same.log_prob(value), d.log_prob(value))
+    assert same.sample().shape == d.sample().shape
+
+
+ARRAYS = {
+    "log_prob": lambda d, x: d.log_prob(x),
+    "mask": lambda d, x: d.mask(x),
+    "log_prob(mask=)": lambda d, x: d.log_prob(torch.zeros(d.event_shape), mask=x),
+    "responsibilities": lambda d, x: d.responsibilities(x),
+    "biased": lambda d, x: d.biased(x if not isinstance(x, float) else "0.5"),
+}
+
+
+@pytest.mark.parametrize("method", ARRAYS)
+@pytest.mark.parametrize("given", [[0.0, 1.0], (0.0,), np.zeros((4, 3)), 0.5, None, "x"], ids=str)
+@every_case
+def test_what_is_no_tensor_is_named(case, given, method):
+    if method == "log_prob(mask=)" and given is None:
+        pytest.skip("no mask")
+    got = "str" if method == "biased" and isinstance(given, float) else type(given).__name__
+    with pytest.raises(TypeError, match=rf"^\w+ must be .* got {got}$"):
+        ARRAYS[method](case.make((4,)), given)
+
+
+@every_case
+def test_an_entropy_is_refused_with_what_to_do_instead(case):
+    with pytest.raises(NotImplementedError, match=r"no closed form; -d.log_prob\(d.sample"):
+        case.make((4,)).entropy()
 
 
 @every_case
@@ -333,11 +494,7 @@ def check_padding(case, scorer, kind, build):
         padded.append(torch.where(kept, good, wrong).requires_grad_())
     score = scorer(build(*padded[:-1]), padded[-1], KEPT)
     assert score.item() == pytest.approx(loss, rel=1e-12)
-    gradients = list(torch.autograd.grad(score, padded))
-    if case is CASES["mixture from outputs"]:
-        # the maps ran before the mask was known: 0 * NaN stays, but in the padded rows only
-        gradients[0] = torch.where(KEPT.unsqueeze(-1), gradients[0], 0.0)
-    assert_close(gradients, expected, **EXACT)
+    assert_close(list(torch.autograd.grad(score, padded)), expected, **EXACT)
 
 
 @pytest.mark.parametrize("kind", ["NaN", "inf", "garbage"])
@@ -444,8 +601,10 @@ def test_values_that_the_mask_leaves_out_are_not_validated_and_others_are(case):
 @every_case
 def test_masks_that_do_not_fit_are_refused(case):
     d, value = case.make((4,)), case.points(4)
-    with pytest.raises(TypeError, match=r"mask must be boolean, got torch\.float32"):
-        d.log_prob(value, mask=torch.ones(4))
+    for mask in (torch.ones(4), torch.full((4,), 0.5), torch.ones(4, dtype=torch.uint8)):
+        for call in (lambda m: d.log_prob(value, mask=m), d.mask):
+            with pytest.raises(TypeError, match=rf"mask must be boolean, got {mask.dtype}"):
+                call(mask)
     with pytest.raises(ValueError, match=r"mask must be broadcastable to \(4,\), got \(3,\)"):
         d.log_prob(value, mask=torch.ones(3, dtype=torch.bool))
 

@@ -177,11 +177,11 @@ def test_the_comparison_notices_a_lost_gradient():
 
     class Lost(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx, x):  # noqa: ARG004
             return x.clone()
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(ctx, gradient):  # noqa: ARG004
             return gradient
 
     class Losing(nn.Module):
