@@ -1,5 +1,7 @@
 r"""Fit mixtures to points by expectation maximisation, all starts side by side.
 
+Points are measured from their median in units of their typical deviation.
+
 ``R`` counts the starts and ``N`` the points. Both steps work in each component's own whitened
 coordinates :math:`y = L^{-1} (x - \mu)`, which keep their digits however narrow a component and
 however far from the others; with a 1 below them, one product with the points gives all
@@ -15,12 +17,12 @@ from torch import Tensor
 from mdn_dist.checks import check_counts, check_tensor
 from mdn_dist.functional import exp_or_zero_, in_float64
 
-FLOOR = 1e-3  # of every scale, in units of a coordinate's typical size
+FLOOR = 1e-3  # of every scale
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
 START_ITERATIONS = 15  # after 5, their order says less of where they end
 CANDIDATES = 4  # tried for each seed
 BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
-LARGEST = 1e140  # of a number whose square is to be summed
+LARGEST = 1e140  # number whose square is to be summed
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
 Parameters = tuple[Tensor, Tensor, Tensor]
@@ -61,20 +63,23 @@ def fit_parameters(
     points = in_float64(points)
     # a large offset would cost distances their digits; no single point moves a median
     centre = points.median(0).values
-    data = points - centre
-    typical = _typical_size(data)
-    floor = typical * FLOOR if min_scale is None else torch.full_like(typical, min_scale)
+    unit = _typical_size(points - centre)
+    data = (points - centre) / unit
+    floor = torch.full_like(unit, FLOOR) if min_scale is None else min_scale / unit
+    for name, number in {"points": data, "min_scale": floor}.items():
+        if number.abs().amax() > LARGEST:
+            raise ValueError(f"{name} must be at most {LARGEST:g} typical deviations, got more")
     few = data
     if len(data) > START_POINTS:
         few = data[torch.randperm(len(data), generator=generator, device=data.device)]
         few = few[:START_POINTS]
-    labels = _k_means_plus_plus(few / typical, components, restarts, generator)
+    labels = _k_means_plus_plus(few, components, restarts, generator)
     starts = _from_labels(few, labels, components, floor)
     starts = _climb(starts, few, floor, START_ITERATIONS)
     best = _expect(starts, _with_ones(few))[0].argmax(0, keepdim=True)
     logits, loc, scale_tril = (parameter[best] for parameter in starts)
     logits, loc, scale_tril = _climb((logits, loc, scale_tril), data, floor, iterations, tolerance)
-    return logits[0], loc[0] + centre, scale_tril[0]
+    return logits[0], loc[0] * unit + centre, scale_tril[0] * unit.unsqueeze(-1)
 
 
 def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
@@ -86,22 +91,18 @@ def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
         raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
-    if (highest := points.abs().amax().item()) > LARGEST:
-        raise ValueError(f"points must be at most {LARGEST:g} in size, got {highest:g}")
     numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
     for name, number in numbers.items():
         if not isinstance(number, Real):
             raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if min_scale is not None and not 0 < min_scale < math.inf:
         raise ValueError(f"min_scale must be positive and finite, got {min_scale}")
-    if min_scale is not None and min_scale > LARGEST:
-        raise ValueError(f"min_scale must be at most {LARGEST:g}, got {min_scale}")
     if math.isnan(tolerance):
         raise ValueError(f"tolerance must be a number, got {tolerance}")
 
 
 def _typical_size(data: Tensor) -> Tensor:
-    """Return a scale of each coordinate, ``(D)``, that a few points far out do not change much."""
+    """Return a deviation of each coordinate, ``(D)``, that a few points far out hardly change."""
     size = data.abs()
     typical = size.median(0).values
     for other in (size.mean(0), size.amax(), torch.ones_like(typical)):  # of repeated numbers
@@ -117,12 +118,6 @@ def _k_means_plus_plus(
     Seeds are points, drawn by their squared distance to the seeds before; of a few candidates, the
     one that leaves the smallest sum of squares is kept. Distances are between inverse hyperbolic
     sines, so that a few points far out, as of a pen that jumps, do not attract most of the seeds.
-
-    Args:
-        data: Points in units of their typical size, shape ``(N, D)``.
-        components: Number of seeds ``K``.
-        restarts: Number of starts ``R``.
-        generator: Source of randomness.
     """
     data = data.asinh()
     nearest = data.new_full((restarts, len(data)), math.inf)  # squared distance to a seed

@@ -51,3 +51,15 @@ def test_the_smallest_and_the_largest_distance():
     assert p_value[1] > 0.99
     middles = (torch.arange(10_000.0) + 0.5).unsqueeze(-1) / 10_000
     assert kolmogorov_smirnov(middles)[1].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 49, 50, 100, 1000, 100_000])
+def test_p_values_are_as_good_as_they_say(count):
+    worst = 0.0
+    for distance in (*torch.linspace(0.01, 0.99, 25).tolist(), 0.5 / count**0.5, 1 / count**0.5):
+        # a sample at this distance: evenly spaced, and pushed down
+        places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        u = (places - max(0.0, distance - 0.5 / count)).clamp_min(0).unsqueeze(-1)
+        statistic, p_value = kolmogorov_smirnov(u)
+        worst = max(worst, abs(p_value.item() - stats.kstwo.sf(statistic.item(), count)))
+    assert worst < (1e-12 if count < 50 else 3e-4)

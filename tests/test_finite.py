@@ -274,3 +274,112 @@ def test_at_floor_counts_components_that_ask_for_less(size, pen):
     assert torch.equal(head.at_floor(packed), head.at_floor(packed.data))
     with pytest.raises(ValueError, match="features must end in 2 values"):
         head.at_floor(features[:, :1])
+
+
+# Any number of coordinates
+
+SIZES = [1, 2, 3, 4, 5, 6, 10, 24, 64]
+
+
+def wild_mixture(size, scale, reach, pen):
+    seed = size + OUTPUT_SCALES.index(scale) * 10 + TARGET_SCALES.index(reach)
+    rows = 60 if size < 20 else 12
+    outputs = normal(rows, output_size(2, size, pen), seed=seed, scale=scale).float()
+    value = normal(rows, size + int(pen is not None), seed=seed + 100, scale=reach).float()
+    if pen is None:
+        make = GaussianMixture.from_outputs
+    else:
+        value[:, size] = (value[:, size] > 0).float()
+        make = StrokeDistribution.from_outputs
+    return outputs.requires_grad_(), value.requires_grad_(), make
+
+
+@pytest.mark.parametrize("reach", [1.0, 1e6])
+@pytest.mark.parametrize("scale", OUTPUT_SCALES[::2])
+@pytest.mark.parametrize("size", SIZES)
+def test_wild_outputs_stay_finite_in_any_number_of_coordinates(size, scale, reach):
+    for pen in (None, "bernoulli"):
+        outputs, value, make = wild_mixture(size, scale, reach, pen)
+        d = make(outputs, 2, event_size=size)
+        score = d.log_prob(value)
+        gradients = torch.autograd.grad(score.sum(), (outputs, value))
+        sample = d.sample(generator=generator(1))
+        assert finite_rows(score[:, None], *gradients, sample, d.mean, d.variance).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_the_whole_grid_stays_finite_in_any_number_of_coordinates(size):
+    for scale in (*OUTPUT_SCALES, 3.0, 10.0, 1e6):
+        for reach in (0.0, *TARGET_SCALES):
+            count = 200 if size < 20 else 20
+            outputs = normal(count, output_size(1, size, None), seed=size, scale=scale).float()
+            outputs.requires_grad_()
+            value = normal(count, size, seed=size + 1, scale=reach).float()
+            score = GaussianMixture.from_outputs(outputs, 1, event_size=size).log_prob(value)
+            (gradient,) = torch.autograd.grad(score.sum(), outputs)
+            assert finite_rows(score[:, None], gradient).all()
+
+
+# Huge points and narrow scales
+
+
+@pytest.mark.parametrize("reach", [1e20, 9.97e36, 3e38])
+@every_case
+def test_a_point_too_far_for_its_type_has_no_density(case, reach):
+    d = case.build(*(t.float() for t in case.tensors((4,))))
+    value = case.points(4).float()
+    for direction in ((1.0, 1.0, 1.0), (-1.0, 1.0, 0.0), (-1.0, -1.0, 1.0)):
+        value[:, : case.size] = reach * torch.tensor(direction[: case.size])
+        assert (d.log_prob(value) == -math.inf).all()
+    value[0] = case.points()
+    score = d.log_prob(value)
+    assert score[0].isfinite()
+    assert (score[1:] == -math.inf).all()
+
+
+def test_a_far_point_of_a_narrow_component_leaves_a_wide_one_its_score():
+    scale = torch.tensor([1e-30, 1.0]).view(2, 1, 1) * torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    d = GaussianMixture(torch.zeros(2), torch.zeros(2, 2), scale)
+    wide = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), scale[1:])
+    point = torch.tensor([1e9, -1e9])
+    assert_close(d.log_prob(point), wide.log_prob(point) - math.log(2))
+
+
+@pytest.mark.parametrize("bias", [50.0, 90.0, 100.0])
+@pytest.mark.parametrize(
+    "name",
+    ["mixture of 2", "mixture from outputs", "stroke from outputs", "stroke of 3 from outputs"],
+)
+def test_a_large_bias_scores_its_own_samples(name, bias):
+    case = CASES[name]
+    tensors = case.tensors((50,))
+    d = case.build(*(t.float() for t in tensors)).biased(bias)
+    score = d.log_prob(d.sample(generator=generator(2)))
+    exact = case.build(*tensors).biased(bias)
+    expected = exact.log_prob(exact.sample(generator=generator(2)))
+    # a sample is rounded to the mean, where it differs from it at all; near 1e-45, scales too
+    assert (score - expected).abs().mean() < 2 * case.size
+    assert score.mean() > bias
+
+
+@pytest.mark.parametrize("bias", [104.0, 200.0, 1e4, 1e30])
+@every_case
+def test_a_bias_beyond_all_numbers_still_is_a_distribution(case, bias):
+    d = case.build(*(t.float() for t in case.tensors((4,))), validate_args=True)
+    for changed in (d.biased(bias), d.biased(torch.tensor(bias))):
+        value = changed.sample()
+        assert changed.log_prob(value).isfinite().all()
+        assert changed.mean.isfinite().all()
+        assert changed.variance.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-38, 1e-300])
+@every_case
+def test_a_temperature_near_0_draws_the_likeliest_component(case, temperature):
+    d = case.build(*(t.float() for t in case.tensors((50,))))
+    value = d.tempered(temperature).sample()
+    assert_close(value[:, : case.size], d.component_mode[:, : case.size], rtol=1e-4, atol=1e-4)
+    if case.pen:
+        likeliest = d.component_mode[:, case.size :]
+        assert torch.equal(value[:, case.size :], likeliest)

@@ -422,3 +422,45 @@ FLAGGED = torch.zeros(4, 3)
 def test_errors_of_a_stroke_fit_name_the_argument(strokes, arguments, error, match):
     with pytest.raises(error, match=match):
         StrokeDistribution.fit(strokes, 2, **arguments)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-4, 1e4, 1e30])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_fit_knows_of_no_unit(size, unit):
+    points, _ = draw(*truth(size, 3.0), 500, seed=7)
+    here = GaussianMixture.fit(points, 4, generator=seeded(0))
+    there = GaussianMixture.fit(unit * points, 4, generator=seeded(0))
+    score = here.log_prob(points).mean() - size * math.log(unit)
+    assert there.log_prob(unit * points).mean().item() == pytest.approx(score.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e19, 1e30])
+def test_one_point_far_out_leaves_the_others_their_fit(far):
+    points = torch.randn(2000, 2, generator=seeded(1))
+    expected = GaussianMixture.fit(points, 3, generator=seeded(0)).log_prob(points).mean()
+    spoilt = torch.cat([points, torch.tensor([[far, 0.0]])])
+    fitted = GaussianMixture.fit(spoilt, 3, generator=seeded(0))
+    assert fitted.log_prob(points).mean() > expected - 0.02
+    assert fitted.log_prob(spoilt).isfinite().all()
+
+
+@pytest.mark.parametrize("reach", [1e-300, 1e-150, 1e100, 1e139])
+def test_numbers_of_any_size_are_fitted_or_refused_by_name(reach):
+    points = reach * torch.randn(100, 2, dtype=torch.float64, generator=seeded(2))
+    fitted = GaussianMixture.fit(points, 3, generator=seeded(0))
+    assert fitted.log_prob(points).isfinite().all()
+    for arguments in ({"min_scale": 1e200}, {"min_scale": 1e-200}):
+        try:
+            GaussianMixture.fit(points, 3, generator=seeded(0), **arguments)
+        except ValueError as error:
+            assert str(error).startswith(("min_scale must be", "points must be"))  # noqa: PT017
+
+
+def test_points_on_lines_of_any_slope_raise_nothing():
+    """Where rounding takes a covariance's last digits, LAPACK may or may not find it positive."""
+    for seed in range(20):
+        along = torch.randn(200, 1, dtype=torch.float64, generator=seeded(seed))
+        slopes = 10.0 ** torch.randint(-8, 9, (1, 4), generator=seeded(seed)).double()
+        points = along * slopes + 1e6
+        fitted = GaussianMixture.fit(points, 5, min_scale=1e-12, generator=seeded(0))
+        assert fitted.log_prob(points).isfinite().all()

@@ -1,13 +1,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import generator, normal
 from torch import nn
 from torch.testing import assert_close
 
-from mdn_dist import PredictionNetwork, StrokeDistribution
+from mdn_dist import PredictionNetwork, StrokeDistribution, generate
 from mdn_dist.networks import ClippedLSTM
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -436,3 +437,93 @@ def test_initializing_a_network_leaves_an_idle_coordinate_alone_and_masks():
     kept = [strokes[0], strokes[1, :10], strokes[2]]
     network.initialize(kept, generator=generator(0))
     assert_close([p.clone() for p in network.parameters()], found)
+
+
+# No time, other types, other maps
+
+
+def test_a_sequence_of_no_points_has_a_distribution_of_none():
+    for clip in (10.0, None):
+        network = PredictionNetwork(6, 2, 2, clip_lstm=clip)
+        state = network.initial_state(3)
+        distribution, after = network(torch.zeros(3, 0, 3), state)
+        assert distribution.batch_shape == (3, 0)
+        assert distribution.sample().shape == (3, 0, 3)
+        for old, new in zip(state, after, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+        distribution.log_prob(torch.zeros(3, 0, 3)).sum().backward()
+        with torch.no_grad():
+            assert network(torch.zeros(3, 0, 3))[0].batch_shape == (3, 0)
+        masked, _ = network(torch.zeros(3, 0, 3), mask=torch.zeros(3, 0, dtype=torch.bool))
+        assert masked.batch_shape == (3, 0)
+        assert network(torch.zeros(0, 4, 3))[0].batch_shape == (0, 4)
+
+
+def test_the_initial_state_of_every_layer_is_its_own():
+    state = PredictionNetwork(6, 3, 2).initial_state(2)
+    values = [value for layer in state for value in layer]
+    assert len({value.data_ptr() for value in values}) == 6
+    values[0].add_(1)
+    assert all((value == 0).all() for value in values[1:])
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz:DeprecationWarning", "ignore:.*quantize:UserWarning")
+def test_a_quantized_network_writes_and_is_not_initialized():
+    network = PredictionNetwork(6, 2, 2)
+    quantized = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear})
+    assert type(quantized.head.linear) is not torch.nn.Linear
+    assert generate(quantized, 5, batch_size=2).shape == (2, 5, 3)
+    with pytest.raises(ValueError, match="initialize needs a weight of its own, but Linear makes"):
+        quantized.initialize(torch.zeros(1, 5, 3))
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_weights_made_of_others_are_refused_before_anything_is_set(norm):
+    network = PredictionNetwork(6, 2, 2)
+    getattr(torch.nn.utils.parametrizations, norm)(network.layers[1], "weight_ih_l0")
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match="initialize needs a weight_ih_l0 of its own"):
+        network.initialize(torch.zeros(1, 5, 3))
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e10, 1e18])
+def test_a_start_from_data_of_any_size_is_finite(size):
+    offsets = size * torch.randn(4, 100, 2, generator=torch.Generator().manual_seed(1))
+    strokes = torch.cat([offsets, (offsets[..., :1] > 0).float()], -1)
+    network = PredictionNetwork(6, 2, 3).initialize(strokes)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    distribution, _ = network(strokes)
+    assert distribution.sample().isfinite().all()
+
+
+ARGUMENTS = {
+    "hidden_size": (4.0, TypeError, "hidden_size must be an integer, got 4.0"),
+    "layers": (True, TypeError, "layers must be an integer, got True"),
+    "components": ("2", TypeError, "components must be an integer, got '2'"),
+    "event_size": (0, ValueError, "event_size must be at least 1, got 0"),
+    "bounds": ((1e-3, 10), TypeError, r"bounds must be Bounds\(...\) or None, got \(0.001, 10\)"),
+    "clip_outputs": (math.nan, ValueError, "clip_outputs must be positive or None, got nan"),
+    "clip_lstm": (-1, ValueError, "clip_lstm must be positive or None, got -1"),
+    "pen": (["x"], ValueError, "pen must be 'bernoulli', 'one_hot' or None"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_that_are_wrong_are_named(name):
+    value, error, message = ARGUMENTS[name]
+    with pytest.raises(error, match=message):
+        PredictionNetwork(**{"hidden_size": 4, name: value})
+
+
+@pytest.mark.parametrize("given", [[[0.0] * 3], np.zeros((1, 4, 3)), 3], ids=str)
+def test_strokes_that_are_no_tensors_are_named(given):
+    network = PredictionNetwork(4, 1, 2)
+    got = type(given).__name__
+    with pytest.raises(TypeError, match=f"strokes must be a tensor, got {got}"):
+        network(given)
+    with pytest.raises(TypeError, match="strokes must be a tensor"):
+        network.initialize(given)
+    with pytest.raises(TypeError, match=r"mask must be boolean, got torch.float32"):
+        network(torch.zeros(1, 4, 3), mask=torch.ones(1, 4))

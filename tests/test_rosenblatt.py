@@ -284,3 +284,102 @@ def test_torch_func_transforms_both():
         loc = parameters[1].clone().requires_grad_()
         whole = transform(parameters[0][:1], loc, parameters[2][:1], u).square().sum()
         assert_close(found, torch.autograd.grad(whole, loc)[0])
+
+
+# Far away, and side by side with what is far away
+
+
+def test_a_quantile_is_sought_at_the_scale_of_what_is_there():
+    d = wall(0.0, 5000.0, dtype=torch.float32)
+    d = GaussianMixture(d.logits, d.loc, torch.tensor([1e-4, 1.0]).view(2, 1, 1))
+    q = torch.tensor([0.1, 0.25, 0.4, 0.5 + 1e-3, 0.9])
+    expected = GaussianMixture(*(p.double() for p in (d.logits, d.loc, d.scale_tril))).icdf(q)
+    nearby = torch.tensor([1e-4, 1e-4, 1e-4, 5000, 5000]).unsqueeze(-1)
+    assert ((d.icdf(q).double() - expected).abs() < 1e-6 * nearby).all()
+    exact = 1e-4 * special.ndtri(2 * q[:3].double().numpy())
+    assert_close(expected[:3, 0], torch.from_numpy(exact), rtol=1e-7, atol=1e-15)
+
+
+def test_quantiles_come_back_as_likely_in_float32_as_in_float64():
+    factor = torch.stack([1e-4 * torch.eye(2), torch.eye(2)])
+    loc = torch.tensor([[0.0, 0.0], [5000.0, 3.0]])
+    u = uniform(2000, 2, seed=12)
+    scores = []
+    for dtype in (torch.float32, torch.float64):
+        d = GaussianMixture(torch.zeros(2, dtype=dtype), loc.to(dtype), factor.to(dtype))
+        scores.append(d.log_prob(d.inverse_rosenblatt(u.to(dtype))).mean().item())
+    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+
+
+FAR = [(torch.float32, reach) for reach in (3e3, 1e4, 1e9, 1e19)]
+FAR += [(torch.float64, reach) for reach in (1e4, 1e8, 1e30, 1e200)]
+
+
+@pytest.mark.parametrize(("dtype", "reach"), FAR, ids=str)
+def test_weights_add_up_however_far_an_earlier_coordinate_is(dtype, reach):
+    """The first coordinate tells nothing of the components, which differ in the second."""
+    weights = torch.tensor([0.7, 0.3], dtype=dtype)
+    loc = torch.tensor([[0.0, 0.0], [0.0, 5.0]], dtype=dtype)
+    d = GaussianMixture(weights.log(), loc, torch.eye(2, dtype=dtype).expand(2, 2, 2))
+    point = torch.tensor([reach, 2.5], dtype=dtype)
+    expected = 0.7 * stats.norm.cdf(2.5) + 0.3 * stats.norm.cdf(-2.5)
+    assert d.rosenblatt(point)[1].item() == pytest.approx(expected, rel=1e-5)
+    given_first = d.condition(0, point[:1])
+    assert given_first.cdf(point[1:]).item() == pytest.approx(expected, rel=1e-5)
+    shares = 0.7 * stats.norm.pdf(2.5), 0.3 * stats.norm.pdf(-2.5)
+    assert d.responsibilities(point)[0].item() == pytest.approx(shares[0] / sum(shares), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_far_weights_are_those_of_more_digits(size):
+    """Scales and correlations differ too: float32, of numbers that it holds, beside 60 digits."""
+    logits, loc, scale_tril = (p.float() for p in mixture_parameters((), size, components=2))
+    loc = loc[:1] + torch.tensor([[0.0], [1e-2]])
+    scale_tril = scale_tril[:1] * torch.tensor([1.0, 1.00001]).view(2, 1, 1)
+    point = torch.tensor([300.0, -200.0, 100.0])[:size]
+    d = GaussianMixture(logits, loc, scale_tril)
+    with mpmath.workdps(60):
+        shares = []
+        for k in range(2):
+            factor = mpmath.matrix(scale_tril[k].tolist())
+            gap = mpmath.matrix((point.double() - loc[k].double()).tolist())
+            y = mpmath.lu_solve(factor, gap)
+            log_share = mpmath.mpf(logits[k].item()) - mpmath.log(mpmath.det(factor))
+            shares.append(log_share - mpmath.fsum(v**2 for v in y) / 2)
+        ratio = float(shares[0] - shares[1])
+    found = d.responsibilities(point).double().log()
+    assert (found[0] - found[1]).item() == pytest.approx(ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(100, 2, 1), (7, 1), (2, 1), (3,), (2, 3), (1,)], ids=str)
+def test_a_quantile_per_point_is_refused_not_broadcast(shape):
+    d = GaussianMixture(*mixture_parameters((2,), 1))
+    with pytest.raises(ValueError, match=r"q must end in the batch shape \(2,\), without"):
+        d.icdf(torch.full(shape, 0.3))
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (5, 2), (3, 5, 2)], ids=str)
+def test_quantiles_and_probabilities_share_their_shapes(shape):
+    d = GaussianMixture(*mixture_parameters((2,), 1))
+    q = torch.full(shape, 0.3, dtype=torch.float64)
+    found = d.icdf(q)
+    assert found.shape == (*torch.broadcast_shapes(shape, (2,)), 1)
+    assert_close(d.cdf(found), q.expand(found.shape[:-1]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("transform", [rosenblatt, inverse_rosenblatt])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_forward_and_batched_derivatives(transform, size):
+    inputs = [p.requires_grad_() for p in mixture_parameters((), size, components=2)]
+    inputs.append(uniform(size, seed=7).requires_grad_())
+
+    def function(logits, loc, scale_tril, value):
+        return transform(logits, loc, scale_tril.tril(), value)
+
+    assert torch.autograd.gradcheck(
+        function,
+        inputs,
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )

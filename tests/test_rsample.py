@@ -8,6 +8,8 @@ import pytest
 import torch
 from cases import generator, mixture_parameters, normal
 from pyro.distributions import MixtureOfDiagNormals
+from torch.autograd import forward_ad
+from torch.autograd.functional import jacobian
 from torch.distributions import Distribution
 from torch.func import grad, vmap
 from torch.special import ndtr
@@ -328,3 +330,45 @@ def test_pyro_takes_pathwise_derivatives_through_an_independent_batch():
         points = pyro.sample("points", GaussianMixture(*leaves))
     assert points.requires_grad
     assert GaussianMixture(*leaves).to_event(1).has_rsample
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("deviations", [3e3, 3e4, 1e5])
+def test_a_component_far_off_leaves_the_derivatives_their_digits(deviations, size):
+    logits, loc, scale_tril = (p.float() for p in mixture_parameters((), size, components=2))
+    loc[1, 0] += deviations * scale_tril[0, 0, 0]
+    points = GaussianMixture(logits, loc, scale_tril).sample((3000,), generator(8))
+
+    def gradients(dtype):
+        leaves = [p.to(dtype).expand(3000, *p.shape).clone() for p in (logits, loc, scale_tril)]
+        leaves = [p.requires_grad_() for p in leaves]
+        moved = reparameterize(*leaves, points.to(dtype))
+        return torch.autograd.grad(moved.sum(), leaves)
+
+    for single, double in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        assert single.isfinite().all()
+        error = (single - double).flatten(1).abs().amax(1)
+        assert (error < 1e-4 * double.flatten(1).abs().amax(1).clamp_min(1e-3)).all()
+
+
+@SIZES
+def test_forward_mode_and_batched_backward_of_samples(size):
+    parameters = mixture_parameters((3,), size)
+    points = GaussianMixture(*parameters).sample(generator=generator(9))
+
+    def moved(*parameters):
+        return reparameterize(*parameters, points)
+
+    expected = jacobian(moved, parameters)
+    assert_close(jacobian(moved, parameters, vectorize=True), expected, rtol=1e-10, atol=1e-10)
+    forward = jacobian(moved, parameters, vectorize=True, strategy="forward-mode")
+    assert_close(forward, expected, rtol=1e-10, atol=1e-10)
+
+    def drawn(*parameters):
+        return GaussianMixture(*parameters).rsample(generator=generator(9))
+
+    assert_close(jacobian(drawn, parameters, vectorize=True), expected, rtol=1e-10, atol=1e-10)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p, torch.ones_like(p)) for p in parameters]
+        tangent = forward_ad.unpack_dual(drawn(*duals)).tangent
+    assert_close(tangent, sum(e.flatten(2).sum(2) for e in expected), rtol=1e-10, atol=1e-10)

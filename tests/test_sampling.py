@@ -293,3 +293,55 @@ def test_the_network_is_left_alone():
 def test_errors_name_the_argument(arguments, match):
     with pytest.raises(ValueError, match=match):
         generate(small_network(), **{"steps": 2, **arguments})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_networks_of_any_type_write_and_go_on_from_points_of_any_type(dtype):
+    network = small_network(dtype=dtype)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    for prime in (None, points(4), points(4).float(), points(2, 4).bfloat16(), points(4).long()):
+        drawn = generate(network, 5, batch_size=2, prime=prime, bias=0.3, generator=seeded(1))
+        assert drawn.dtype == expected
+        assert drawn.isfinite().all()
+
+
+def test_a_prime_of_more_digits_than_the_network_is_read_in_the_networks_type():
+    network = small_network(dtype=torch.float32)
+    written = [
+        generate(network, 5, prime=p, generator=seeded(1)) for p in (points(4), points(4).float())
+    ]
+    assert torch.equal(*written)
+
+
+def test_a_bias_and_a_temperature_may_be_given_a_row():
+    network = small_network()
+    bias, temperature = torch.tensor([0.0, 30.0]), torch.tensor([1.0, 0.5])
+    drawn = generate(network, 3, batch_size=2, bias=bias, temperature=temperature)
+    assert drawn.shape == (2, 3, 3)
+    tidy = [generate(network, 1, batch_size=2, bias=bias)[:, 0, :2] for _ in range(2)]
+    assert not torch.equal(tidy[0][0], tidy[1][0])
+    torch.testing.assert_close(tidy[0][1], tidy[1][1])
+
+
+WRONG = {
+    "a head": (lambda: small_network().head, {}, TypeError, "network must have .* got Mixture"),
+    "steps": (small_network, {"steps": 5.0}, TypeError, "steps must be an integer, got 5.0"),
+    "no steps": (small_network, {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+    "a batch": (small_network, {"batch_size": "2"}, TypeError, "batch_size must be an integer"),
+    "a list": (
+        small_network,
+        {"prime": [[0.0] * 3]},
+        TypeError,
+        "prime must be a tensor, got list",
+    ),
+    "a bias": (small_network, {"bias": -1.0}, ValueError, "bias must be finite and at least 0"),
+    "text": (small_network, {"bias": "1"}, TypeError, "bias must be a number or a tensor, got str"),
+    "cold": (small_network, {"temperature": 0}, ValueError, "temperature must be finite and pos"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_named_before_anything_is_drawn(name):
+    make, arguments, error, message = WRONG[name]
+    with pytest.raises(error, match=message):
+        generate(make(), **{"steps": 5} | arguments)
