@@ -101,7 +101,7 @@ def check_corpus_or_error(reader, path, malformed):
 @pytest.mark.parametrize("malformed", ["raise", "skip"])
 @pytest.mark.parametrize("kind", WRITERS)
 @given(drawn=st.data())
-@settings(max_examples=120, deadline=2000)
+@settings(max_examples=120)
 def test_any_bytes_give_a_corpus_or_the_error(kind, malformed, drawn):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
@@ -117,7 +117,7 @@ def test_any_bytes_give_a_corpus_or_the_error(kind, malformed, drawn):
 
 @pytest.mark.parametrize("member", ["train.npy", "a/b/0001_01.txt"])
 @given(drawn=st.data())
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 def test_any_member_gives_a_corpus_or_the_error(member, drawn):
     """As above, under a valid checksum, so that the damage reaches the pickle and the text."""
     with tempfile.TemporaryDirectory() as folder:
