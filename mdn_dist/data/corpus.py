@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
+from mdn_dist.data.arguments import check_integer, check_path
 from mdn_dist.data.drawing import Drawing
 
 StrPath = str | os.PathLike[str]
@@ -79,12 +80,16 @@ class Corpus(Sequence[Drawing]):
         return f"Corpus({len(self.drawings)} drawings, {len(self.skipped)} skipped)"
 
 
-def check_options(malformed: str, limit: int | None, max_bytes: int) -> None:
-    """Raises unless the options that all readers share make sense."""
+def check_options(path: StrPath, malformed: str, limit: int | None, max_bytes: int) -> None:
+    """Raises unless the arguments that all readers share make sense."""
+    check_path(path)
     if malformed not in ("raise", "skip"):
         raise ValueError(f"malformed must be 'raise' or 'skip', got {malformed!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be None or at least 1, got {limit}")
+    if limit is not None:
+        check_integer(limit, "limit")
+        if limit < 1:
+            raise ValueError(f"limit must be None or at least 1, got {limit}")
+    check_integer(max_bytes, "max_bytes")
     if max_bytes <= 0:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
 

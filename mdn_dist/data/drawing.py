@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, check_text
 from mdn_dist.data.strokes import check_sequence, to_offsets
 
 
@@ -24,7 +25,7 @@ class Drawing:
             are kept as the file has them: some files hold a few that run backwards.
 
     Raises:
-        TypeError: If `points` or `times` is not a tensor.
+        TypeError: If an argument is of a wrong type.
         ValueError: If a shape, dtype or value breaks the format.
 
     Example:
@@ -40,6 +41,8 @@ class Drawing:
 
     def __post_init__(self) -> None:
         """Checks the format."""
+        for name in ("label", "writer", "source"):
+            check_text(getattr(self, name), name)
         check_sequence(self.points)
         if self.points.dtype != torch.float32:
             raise ValueError(f"points must be float32, got {self.points.dtype}")
@@ -55,8 +58,7 @@ class Drawing:
 
 
 def _check_times(times: Tensor, length: int) -> None:
-    if not isinstance(times, Tensor):
-        raise TypeError(f"times must be a torch.Tensor, got {type(times).__name__}")
+    check_tensor(times, "times")
     if times.shape != (length,):
         raise ValueError(f"times must have shape ({length},) as points, got {tuple(times.shape)}")
     if times.dtype != torch.float32:

@@ -71,7 +71,7 @@ def read_omniglot(
         >>> drawing.label, drawing.writer, drawing.points.tolist()
         ('Latin/character01', '07', [[0.0, 0.0, 0.0], [1.0, 4.0, 1.0]])
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     with file_errors(path), open_archive(path, max_bytes) as archive:
         return collect(path, _records(archive, path), malformed=malformed, limit=limit)
 

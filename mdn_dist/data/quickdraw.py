@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 import torch
 
 from mdn_dist.data.archive import read_lines
+from mdn_dist.data.arguments import check_path, items_of, wrong_type
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
     Corpus,
@@ -48,6 +49,7 @@ def read_quickdraw(
         empty but in files of `write_quickdraw`, since Quick, Draw! does not tell.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         StrokeFileError: If the file is damaged, or a line malformed.
         ValueError: If an option is out of range.
         FileNotFoundError: If there is no such file.
@@ -60,7 +62,7 @@ def read_quickdraw(
         >>> drawing.label, drawing.points.tolist()
         ('cat', [[0.0, 0.0, 0.0], [1.0, -2.0, 1.0]])
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     return collect(path, _records(path, max_bytes), malformed=malformed, limit=limit)
 
 
@@ -75,6 +77,7 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
         drawings: The drawings.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         OSError: If the file cannot be written.
 
     Example:
@@ -85,8 +88,12 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
         >>> path.read_text().strip()
         '{"word": "i", "writer": "", "drawing": [[[0.0, 1.0], [0.0, -2.0]]]}'
     """
+    check_path(path)
+    items = items_of(drawings, "drawings", "an iterable of drawings")
     with Path(path).open("w", encoding="ascii", newline="\n") as handle:
-        for drawing in drawings:
+        for index, drawing in enumerate(items):
+            if not isinstance(drawing, Drawing):
+                raise wrong_type(f"drawings[{index}]", "a Drawing", drawing)
             record = {
                 "word": drawing.label,
                 "writer": drawing.writer,

@@ -53,7 +53,7 @@ def read(
         >>> read(path)
         Corpus(1 drawings, 0 skipped)
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     with file_errors(path):
         kind = _kind(path, max_bytes)
     if kind == "sketch_rnn":

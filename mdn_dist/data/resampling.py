@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, to_positive
 from mdn_dist.data.strokes import (
     check_points,
     check_sequence,
@@ -33,6 +34,7 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
         Stroke points of shape `(T', 3)` and the dtype of `points`.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If a shape is wrong, `spacing` is not positive, or `along` decreases inside a
             stroke.
 
@@ -43,10 +45,11 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
                 [2., 0., 1.]])
     """
     check_sequence(points)
-    if not (spacing > 0 and math.isfinite(spacing)):
-        raise ValueError(f"spacing must be positive and finite, got {spacing}")
-    if along is not None and along.shape != points.shape[:1]:
-        raise ValueError(f"along must have shape ({len(points)},), got {tuple(along.shape)}")
+    spacing = to_positive(spacing, "spacing")
+    if along is not None:
+        check_tensor(along, "along")
+        if along.shape != points.shape[:1]:
+            raise ValueError(f"along must have shape ({len(points)},), got {tuple(along.shape)}")
     strokes = polylines(points.double())
     if along is None:
         positions = [_arc_length(stroke) for stroke in strokes]
@@ -97,6 +100,7 @@ def dequantize(points: Tensor, step: float, generator: torch.Generator | None = 
         Stroke points of the same shape and dtype; the flags are copied.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If the shape is not `(..., T, 3)`, or `step` is not positive and finite.
 
     Example:
@@ -107,8 +111,7 @@ def dequantize(points: Tensor, step: float, generator: torch.Generator | None = 
                 [3., 1., 1.]])
     """
     check_points(points)
-    if not (step > 0 and math.isfinite(step)):
-        raise ValueError(f"step must be positive and finite, got {step}")
+    step = to_positive(step, "step")
     absolute = to_absolute(points)
     noise = torch.rand(
         absolute[..., :2].shape, generator=generator, dtype=points.dtype, device=points.device

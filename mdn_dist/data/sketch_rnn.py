@@ -87,7 +87,7 @@ def read_sketch_rnn(
         >>> read_sketch_rnn(path, split="test")[0].points.tolist()
         [[0.0, 0.0, 0.0], [5.0, 2.0, 1.0]]
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
     with file_errors(path):

@@ -136,6 +136,21 @@ def test_what_is_written_is_read_back_unchanged(tmp_path_factory, rows, label, w
         assert first.times is None
 
 
+@pytest.mark.parametrize(
+    ("path", "drawings", "match"),
+    [
+        (5, [], "path must be a str or an os.PathLike of it, got int"),
+        (b"own", [], "path must be a str or an os.PathLike of it, got bytes"),
+        ("own", 5, "drawings must be an iterable of drawings, got int"),
+        ("own", [torch.zeros(1, 3)], r"drawings\[0\] must be a Drawing, got Tensor"),
+    ],
+)
+def test_writing_names_an_argument_of_a_wrong_type(tmp_path, monkeypatch, path, drawings, match):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=match):
+        write_quickdraw(path, drawings)
+
+
 def test_the_real_file(real_file, tmp_path):
     path = real_file("quickdraw/raw_16_categories.ndjson.gz")
     corpus = read_quickdraw(path)

@@ -1,8 +1,10 @@
+import io
 import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,6 +54,31 @@ def test_split_is_for_files_with_splits(small_file):
 def test_options_are_checked(reader, options, match):
     with pytest.raises(ValueError, match=match):
         reader("no such file", **options)
+
+
+@pytest.mark.parametrize("reader", [*READERS.values(), read])
+@pytest.mark.parametrize(
+    ("path", "options", "match"),
+    [
+        (5, {}, "path must be a str or an os.PathLike of it, got int"),
+        (None, {}, "path must be a str or an os.PathLike of it, got NoneType"),
+        (b"file", {}, "path must be a str or an os.PathLike of it, got bytes"),
+        (io.BytesIO(), {}, "path must be a str or an os.PathLike of it, got BytesIO"),
+        ("file", {"limit": 2.0}, "limit must be an int, got float"),
+        ("file", {"limit": True}, "limit must be an int, got bool"),
+        ("file", {"limit": "2"}, "limit must be an int, got str"),
+        ("file", {"max_bytes": 1e9}, "max_bytes must be an int, got float"),
+        ("file", {"max_bytes": None}, "max_bytes must be an int, got NoneType"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(reader, path, options, match):
+    with pytest.raises(TypeError, match=f"^{match}"):
+        reader(path, **options)
+
+
+def test_a_numpy_integer_is_an_integer(small_file):
+    _, path = small_file
+    assert len(read(path, limit=np.int64(2), max_bytes=np.int32(10**6))) == 2
 
 
 @pytest.mark.parametrize("reader", [*READERS.values(), read])
