@@ -21,7 +21,7 @@ MAX_MEMBER_BYTES = 256 << 20
 """The most bytes of one array member of an npz file."""
 
 MAX_POINTS = 100_000
-"""The most points of one drawing."""
+"""The most points of one drawing, read or resampled."""
 
 MAX_TOTAL_POINTS = 50_000_000
 """The most points of one file's drawings together."""

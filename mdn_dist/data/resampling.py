@@ -1,11 +1,10 @@
 """Even spacing of points along each stroke, and noise for points that sit on a lattice."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from mdn_dist.data.arguments import check_tensor, to_positive
+from mdn_dist.data.corpus import MAX_POINTS
 from mdn_dist.data.strokes import (
     check_points,
     check_sequence,
@@ -22,7 +21,8 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
 
     A stroke of extent `l` becomes `max(1, round(l / spacing))` equal steps, so its step is as near
     to `spacing` as a whole number of steps allows, and its two end points stay where they are. A
-    dot (one point, or several at one place) becomes one point.
+    dot (one point, or several at one place) becomes one point. What comes out has at most
+    `mdn_dist.data.corpus.MAX_POINTS` points.
 
     Args:
         points: Stroke points `dx, dy, end_of_stroke`, shape `(T, 3)`.
@@ -35,8 +35,8 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If a shape is wrong, `spacing` is not positive, or `along` decreases inside a
-            stroke.
+        ValueError: If a shape is wrong, a point is not finite, `spacing` is not positive or makes
+            too many points, or `along` decreases inside a stroke.
 
     Example:
         >>> resample(torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, 1.0]]), spacing=2.0)
@@ -46,6 +46,8 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
     """
     check_sequence(points)
     spacing = to_positive(spacing, "spacing")
+    if not points.isfinite().all():
+        raise ValueError("points must be finite, got NaN or infinity")
     if along is not None:
         check_tensor(along, "along")
         if along.shape != points.shape[:1]:
@@ -55,7 +57,16 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
         positions = [_arc_length(stroke) for stroke in strokes]
     else:
         positions = list(along.double().split(stroke_lengths(points)))
-    even = [_interpolate(stroke, s, spacing) for stroke, s in zip(strokes, positions, strict=True)]
+    steps = [_steps(stroke, s, spacing) for stroke, s in zip(strokes, positions, strict=True)]
+    total = len(steps) + sum(steps)
+    if total > MAX_POINTS:
+        raise ValueError(
+            f"spacing {spacing} would make {total:.10g} points, expected at most {MAX_POINTS}"
+        )
+    even = [
+        _interpolate(stroke, s, int(count))
+        for stroke, s, count in zip(strokes, positions, steps, strict=True)
+    ]
     return from_polylines(even).to(points.dtype)
 
 
@@ -64,14 +75,20 @@ def _arc_length(stroke: Tensor) -> Tensor:
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
 
-def _interpolate(stroke: Tensor, s: Tensor, spacing: float) -> Tensor:
-    """Returns the stroke `(n, 2)` at even values of `s`, `(n,)`, from its first to its last."""
+def _steps(stroke: Tensor, s: Tensor, spacing: float) -> float:
+    """Returns how many steps a stroke becomes, none if it is a dot; infinity is one answer."""
     if bool((stroke == stroke[0]).all()):
-        return stroke[:1]
+        return 0.0
     if not bool((s.diff() >= 0).all()):
         raise ValueError("along must not decrease inside a stroke, got a step back (or NaN)")
-    count = max(1, math.floor(float(s[-1] - s[0]) / spacing + 0.5))
-    inner = torch.linspace(0.0, 1.0, count + 1, dtype=s.dtype, device=s.device)[1:-1]
+    return max(1.0, float(((s[-1] - s[0]) / spacing + 0.5).floor()))
+
+
+def _interpolate(stroke: Tensor, s: Tensor, steps: int) -> Tensor:
+    """Returns the stroke `(n, 2)` at even values of `s`, `(n,)`, from its first to its last."""
+    if steps == 0:
+        return stroke[:1]
+    inner = torch.linspace(0.0, 1.0, steps + 1, dtype=s.dtype, device=s.device)[1:-1]
     targets = s[0] + inner * (s[-1] - s[0])
     # right=True picks a segment of positive width wherever values of s repeat.
     right = torch.searchsorted(s, targets, right=True).clamp(1, len(s) - 1)
