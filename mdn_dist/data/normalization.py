@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdn_dist.data.arguments import check_tensor, items_of, wrong_type
 from mdn_dist.data.drawing import Drawing
-from mdn_dist.data.strokes import check_points, check_sequence
+from mdn_dist.data.strokes import check_points, check_sequence, in_float64
 
 _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 
@@ -55,6 +55,9 @@ class Normalization:
     def fit(cls, drawings: Iterable[Drawing | Tensor], *, isotropic: bool = False) -> Self:
         """Takes the mean and standard deviation of the offsets of some drawings, in float64.
 
+        Where the drawings' device has no float64, they are taken on the CPU, and the result is on
+        the device in the drawings' dtype.
+
         Args:
             drawings: Drawings, or stroke points of shape `(T, 3)`; the first row of each is left
                 out.
@@ -79,7 +82,7 @@ class Normalization:
         ]
         for index, points in enumerate(rows):
             check_sequence(points, f"drawings[{index}]")
-        offsets = [points[1:, :2].double() for points in rows if len(points) > 1]
+        offsets = [in_float64(points[1:, :2]) for points in rows if len(points) > 1]
         if not offsets:
             raise ValueError("drawings must hold a point after a first one, got none to fit to")
         values = torch.cat(offsets)  # (N, 2)
@@ -94,6 +97,8 @@ class Normalization:
             raise ValueError(
                 f"offsets must vary in each coordinate, got standard deviations {scale.tolist()}"
             )
+        if loc.device != rows[0].device:
+            loc, scale = loc.to(rows[0]), scale.to(rows[0])
         return cls(loc, scale)
 
     def normalize(self, points: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> D
     if len(parts) < 3 or stem is None:
         raise ValueError("expected a name .../alphabet/character/NNNN_WW.txt")
     text = archive.read(member, MAX_RECORD_BYTES).decode("ascii")
-    rows = torch.tensor(_parse_text(text), dtype=torch.float64)  # (T, 4): x, y, flag, ms
+    rows = torch.tensor(
+        _parse_text(text), dtype=torch.float64, device="cpu"
+    )  # (T, 4): x, y, flag, ms
     return drawing_at_origin(
         rows[:, :3],
         rows[:, 3],

@@ -21,7 +21,7 @@ from mdn_dist.data.corpus import (
     collect,
 )
 from mdn_dist.data.drawing import Drawing, drawing_at_origin
-from mdn_dist.data.strokes import stroke_lengths
+from mdn_dist.data.strokes import in_float64, stroke_lengths
 
 
 def read_quickdraw(
@@ -105,10 +105,10 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
 def _json_strokes(drawing: Drawing) -> list[list[list[float]]]:
     # In float64 the sums of most float32 offsets are exact, and so are the differences that a
     # reader takes.
-    positions = drawing.points[:, :2].double().cumsum(dim=0)
+    positions = in_float64(drawing.points[:, :2]).cumsum(dim=0)
     columns = [positions[:, 0], 0.0 - positions[:, 1]]
     if drawing.times is not None:
-        columns.append(drawing.times.double() * 1000.0)
+        columns.append(in_float64(drawing.times) * 1000.0)
     lengths = stroke_lengths(drawing.points)
     splits = [column.split(lengths) for column in columns]
     return [[part.tolist() for part in stroke] for stroke in zip(*splits, strict=True)]
@@ -135,7 +135,7 @@ def _parse_line(line: bytes, source: str) -> Drawing:
     if not isinstance(strokes, list) or not strokes:
         raise ValueError("expected a list of strokes as 'drawing'")
     columns = _join_strokes(strokes)
-    rows = torch.tensor(columns, dtype=torch.float64)  # (3 or 4, T): x, y, flag, ms
+    rows = torch.tensor(columns, dtype=torch.float64, device="cpu")  # (3 or 4, T): x, y, flag, ms
     absolute = torch.stack([rows[0], 0.0 - rows[1], rows[2]], dim=1)
     times = rows[3] if len(rows) == 4 else None
     return drawing_at_origin(absolute, times, label=word, writer=writer, source=source)

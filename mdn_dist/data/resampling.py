@@ -9,6 +9,7 @@ from mdn_dist.data.strokes import (
     check_points,
     check_sequence,
     from_polylines,
+    in_float64,
     polylines,
     stroke_lengths,
     to_absolute,
@@ -52,11 +53,11 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
         check_tensor(along, "along")
         if along.shape != points.shape[:1]:
             raise ValueError(f"along must have shape ({len(points)},), got {tuple(along.shape)}")
-    strokes = polylines(points.double())
+    strokes = polylines(in_float64(points))
     if along is None:
         positions = [_arc_length(stroke) for stroke in strokes]
     else:
-        positions = list(along.double().split(stroke_lengths(points)))
+        positions = list(in_float64(along).split(stroke_lengths(points)))
     steps = [_steps(stroke, s, spacing) for stroke, s in zip(strokes, positions, strict=True)]
     total = len(steps) + sum(steps)
     if total > MAX_POINTS:
@@ -67,7 +68,7 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
         _interpolate(stroke, s, int(count))
         for stroke, s, count in zip(strokes, positions, steps, strict=True)
     ]
-    return from_polylines(even).to(points.dtype)
+    return from_polylines(even).to(points)
 
 
 def _arc_length(stroke: Tensor) -> Tensor:

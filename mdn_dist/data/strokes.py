@@ -29,6 +29,14 @@ def check_sequence(points: Tensor, name: str = "points") -> None:
         raise ValueError(f"{name} must have shape (T, 3) with T >= 1, got {tuple(points.shape)}")
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float64: on its device, or on the CPU where the device has no float64."""
+    try:
+        return tensor.double()
+    except (TypeError, RuntimeError):  # Apple's MPS raises the one, GPUs without it the other
+        return tensor.cpu().double()
+
+
 def to_absolute(points: Tensor) -> Tensor:
     """Turns offsets into absolute positions, `x_t = dx_1 + ... + dx_t`.
 
@@ -51,7 +59,7 @@ def to_absolute(points: Tensor) -> Tensor:
                 [2., 1., 1.]])
     """
     check_points(points)
-    positions = points[..., :2].cumsum(dim=-2, dtype=torch.float64).to(points.dtype)
+    positions = in_float64(points[..., :2]).cumsum(dim=-2).to(points)
     return torch.cat([positions, points[..., 2:]], dim=-1)
 
 
