@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from mdn_dist.data.arguments import check_tensor, check_text
+from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.strokes import check_sequence, to_offsets
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class Drawing(PickledByValue):
     """A drawing in the stroke format of `mdn_dist.data`, with its label and origin.
 
-    Two drawings compare by identity, as tensors do not compare to one truth value.
+    Two drawings compare by identity, as tensors do not compare to one truth value. A pickle or a
+    copy holds the values of the tensors, without their gradients.
 
     Args:
         points: Stroke points `dx, dy, end_of_stroke`, float32, shape `(T, 3)` with `T >= 1`.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdn_dist.data.arguments import check_tensor, items_of, wrong_type
+from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.drawing import Drawing
 from mdn_dist.data.strokes import check_points, check_sequence, in_float64
 
@@ -16,7 +17,7 @@ _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 
 
 @dataclass(frozen=True, eq=False)
-class Normalization:
+class Normalization(PickledByValue):
     """The map `(offset - loc) / scale` on `dx, dy`; flags pass untouched.
 
     Every row is mapped alike, the first one (the position of the first point) too, so that
