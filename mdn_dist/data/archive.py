@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mdn_dist.data.corpus import MAX_RECORD_BYTES, MAX_RECORDS, StrokeFileError, StrPath
+from mdn_dist.data.corpus import MAX_RECORD_BYTES, MAX_RECORDS, StrPath, stroke_file_error
 
 _MAX_DIRECTORY_BYTES = 16 << 20
 
@@ -50,7 +50,8 @@ class _BoundedFile(io.FileIO):
 class Archive:
     """The members of an open zip file, with a bound for each and one for all together."""
 
-    def __init__(self, archive: zipfile.ZipFile, max_bytes: int) -> None:
+    def __init__(self, path: StrPath, archive: zipfile.ZipFile, max_bytes: int) -> None:
+        self._path = path
         self._archive = archive
         self._max_bytes = max_bytes
         self._left = max_bytes
@@ -85,9 +86,7 @@ class Archive:
             return content
         if bound == max_member_bytes:
             raise ValueError(f"more than {max_member_bytes} bytes")
-        raise StrokeFileError(
-            f"{self._archive.filename}: more than max_bytes = {self._max_bytes} bytes"
-        )
+        raise stroke_file_error(self._path, f"more than max_bytes = {self._max_bytes} bytes")
 
 
 @contextmanager
@@ -111,7 +110,7 @@ def open_archive(path: StrPath, max_bytes: int) -> Generator[Archive]:
         with archive:
             if len(archive.infolist()) > MAX_RECORDS:
                 raise ValueError(f"more than {MAX_RECORDS} members")
-            yield Archive(archive, max_bytes)
+            yield Archive(path, archive, max_bytes)
 
 
 def first_bytes(path: StrPath, count: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import overload
 
 from mdn_dist.data.arguments import check_integer, check_path
 from mdn_dist.data.drawing import Drawing
+from mdn_dist.data.text import printable, shown
 
 StrPath = str | os.PathLike[str]
 
@@ -36,6 +37,12 @@ Record = tuple[str, Callable[[], Drawing]]
 
 class StrokeFileError(ValueError):
     """A stroke file that breaks its format or a limit; it names the file and the record."""
+
+
+def stroke_file_error(path: StrPath, fault: object, record: str = "") -> StrokeFileError:
+    """Makes the error of a file: one printable line, whatever names and text the file holds."""
+    parts = (printable(os.fspath(path)), shown(record), shown(str(fault), at_most=300))
+    return StrokeFileError(": ".join(filter(None, parts)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +109,7 @@ def file_errors(path: StrPath) -> Generator[None]:
     except StrokeFileError:
         raise
     except ValueError as error:
-        raise StrokeFileError(f"{os.fspath(path)}: {error}") from error
+        raise stroke_file_error(path, error) from error
 
 
 def collect(
@@ -136,10 +143,10 @@ def collect(
             except StrokeFileError:
                 raise
             except ValueError as error:
-                message = f"{os.fspath(path)}: {name}: {error}"
+                record_error = stroke_file_error(path, error, record=name)
                 if malformed == "raise":
-                    raise StrokeFileError(message) from error
-                skipped.append(message)
+                    raise record_error from error
+                skipped.append(str(record_error))
                 continue
             total += len(drawing.points)
             if total > MAX_TOTAL_POINTS:

@@ -12,6 +12,7 @@ from mdn_dist.data.arguments import check_tensor, items_of, wrong_type
 from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.drawing import Drawing
 from mdn_dist.data.strokes import check_points, check_sequence, in_float64
+from mdn_dist.data.text import to_number
 
 _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 
@@ -156,7 +157,7 @@ class Normalization(PickledByValue):
 
         Raises:
             TypeError: If `values` is not a mapping, or a value neither a number nor text.
-            ValueError: If a key is missing, or text is not a number.
+            ValueError: If a key is missing, or text is not a decimal number.
 
         Example:
             >>> stored = {"loc_x": "0.0", "loc_y": "0.0", "scale_x": "2.0", "scale_y": "2.0"}
@@ -180,6 +181,6 @@ def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real | str):
         raise wrong_type(name, "a number or text", value)
     try:
-        return float(value)
+        return to_number(value) if isinstance(value, str) else float(value)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{name}: {error}") from error

@@ -1,6 +1,8 @@
 """Omniglot's stroke files: a zip of one small text file for each drawing."""
 
+import io
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from mdn_dist.data.corpus import (
     file_errors,
 )
 from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.text import shown, to_number
 
 _STEM = re.compile(r"[0-9]+_([0-9]+)")
 
@@ -103,36 +106,39 @@ def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> D
         rows[:, 3],
         label=f"{parts[-3]}/{parts[-2]}",
         writer=stem[1],
-        source=f"{path}: {member.filename}",
+        source=f"{os.fspath(path)}: {member.filename}",
     )
 
 
 def _parse_text(text: str) -> list[list[float]]:
     """Returns rows `x, y, end_of_stroke, milliseconds` of one stroke file."""
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "START":
-        raise ValueError(f"line 1: expected START, got {lines[0][:40] if lines else 'nothing'!r}")
+    lines = enumerate((line.rstrip("\n") for line in io.StringIO(text, newline=None)), start=1)
+    number, start = next(lines, (1, ""))
+    if start != "START":
+        raise ValueError(f"line 1: expected START, got {shown(repr(start or 'nothing'))}")
     rows: list[list[float]] = []
     is_open = False
-    for number, line in enumerate(lines[1:], start=2):
-        if line.startswith("BREAK"):
+    for number, line in lines:
+        if line == "BREAK":
             if not is_open:
                 raise ValueError(f"line {number}: expected a point, got BREAK (an empty stroke)")
             rows[-1][2] = 1.0
         else:
             rows.append(_parse_point(line, number))
             check_point_count(len(rows))
-        is_open = not line.startswith("BREAK")
+        is_open = line != "BREAK"
     if is_open or not rows:
-        raise ValueError(f"line {len(lines)}: expected BREAK at the end, the file breaks off")
+        raise ValueError(f"line {number}: expected BREAK at the end, the file breaks off")
     return rows
 
 
 def _parse_point(line: str, number: int) -> list[float]:
     try:
-        x, y, milliseconds = map(float, line.split(","))
+        x, y, milliseconds = map(to_number, line.split(","))
     except ValueError:
-        raise ValueError(f"line {number}: expected x,y,milliseconds, got {line[:40]!r}") from None
+        raise ValueError(
+            f"line {number}: expected x,y,milliseconds, got {shown(repr(line))}"
+        ) from None
     if not math.isfinite(x + y + milliseconds):
-        raise ValueError(f"line {number}: expected finite numbers, got {line[:40]!r}")
+        raise ValueError(f"line {number}: expected finite numbers, got {shown(repr(line))}")
     return [x, y, 0.0, milliseconds]

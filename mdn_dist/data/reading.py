@@ -1,6 +1,5 @@
 """One function for every kind of stroke file."""
 
-import os
 from typing import Literal
 
 from mdn_dist.data.archive import first_bytes, open_archive, read_lines
@@ -14,6 +13,7 @@ from mdn_dist.data.corpus import (
 from mdn_dist.data.omniglot import is_stroke_member, read_omniglot
 from mdn_dist.data.quickdraw import read_quickdraw
 from mdn_dist.data.sketch_rnn import read_sketch_rnn
+from mdn_dist.data.text import shown
 
 
 def read(
@@ -60,7 +60,7 @@ def read(
         split = "train" if split is None else split
         return read_sketch_rnn(path, split, malformed=malformed, limit=limit, max_bytes=max_bytes)
     if split is not None:
-        raise ValueError(f"split is for Sketch-RNN's files, got {split!r} for {os.fspath(path)}")
+        raise ValueError(f"split is for Sketch-RNN's files, got {split!r}")
     reader = read_omniglot if kind == "omniglot" else read_quickdraw
     return reader(path, malformed=malformed, limit=limit, max_bytes=max_bytes)
 
@@ -73,7 +73,7 @@ def _kind(path: StrPath, max_bytes: int) -> Literal["omniglot", "quickdraw", "sk
             return "sketch_rnn"
         if any(is_stroke_member(name) for name in names):
             return "omniglot"
-        raise ValueError(f"expected .npy or .txt members in the zip file, got {names[:10]}")
+        raise ValueError(f"expected .npy or .txt members, got {shown(repr(names[:10]))}")
     for line in read_lines(path, max_bytes):
         if line.strip():
             if line.lstrip().startswith(b"{"):

@@ -27,6 +27,7 @@ from mdn_dist.data.corpus import (
     file_errors,
 )
 from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.text import shown
 
 _SPLITS = ("train", "valid", "test")
 
@@ -100,7 +101,7 @@ def _read_member(path: StrPath, name: str, max_bytes: int) -> bytes:
     with open_archive(path, max_bytes) as archive:
         found = {member.filename: member for member in archive.members}
         if name not in found:
-            raise ValueError(f"expected a member {name}, got {sorted(found)[:10]}")
+            raise ValueError(f"expected a member {name}, got {shown(repr(sorted(found)[:10]))}")
         try:
             return archive.read(found[name], MAX_MEMBER_BYTES)
         except ValueError as error:

@@ -95,6 +95,10 @@ def test_parameters_are_checked(loc, scale, match):
     ("change", "match"),
     [
         ({"loc_y": "x"}, "loc_y: could not convert"),
+        ({"loc_y": "1_0"}, "loc_y: could not convert"),
+        ({"loc_y": " 1"}, "loc_y: could not convert"),
+        ({"loc_y": "\uff11"}, "loc_y: could not convert"),
+        ({"loc_y": "infinity"}, "loc_y: could not convert"),
         ({"loc_y": "inf"}, "loc must be finite"),
         ({"loc_y": 10**400}, "loc_y: int too large"),
         ({"scale_x": -1.0}, "positive"),
