@@ -5,6 +5,7 @@ import io
 import struct
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -136,6 +137,8 @@ def first_bytes(path: StrPath, count: int) -> bytes:
 def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
     """Reads a file line by line, gzipped or plain, told by its first two bytes.
 
+    A byte-order mark of UTF-8 before the first line is left out.
+
     Args:
         path: The file.
         max_bytes: The most bytes to read, after decompression.
@@ -164,4 +167,4 @@ def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
                 raise ValueError(f"more than max_bytes = {max_bytes} bytes")
             if len(line) > MAX_RECORD_BYTES:
                 raise ValueError(f"line {number}: more than {MAX_RECORD_BYTES} bytes")
-            yield line
+            yield line.removeprefix(BOM_UTF8) if number == 1 else line

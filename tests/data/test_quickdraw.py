@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdn_dist.data import Drawing, StrokeFileError, read_quickdraw, write_quickdraw
+from mdn_dist.data import Drawing, StrokeFileError, read, read_quickdraw, write_quickdraw
 from mdn_dist.data import corpus as corpus_module
 
 RAW = {"word": "cat", "drawing": [[[1, 2.5], [3, 9], [10, 27]], [[4], [4], [110]]]}
@@ -76,6 +76,16 @@ def test_malformed_lines_are_named_or_skipped(tmp_path, line, match):
     assert [drawing.label for drawing in corpus] == ["cat", "dog"]
     assert len(corpus.skipped) == 1
     assert "line 2" in corpus.skipped[0]
+
+
+@pytest.mark.parametrize("reader", [read_quickdraw, read])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_passed_over(tmp_path, reader, pack):
+    path = tmp_path / "file.ndjson"
+    path.write_bytes(pack(json.dumps(SIMPLE).encode("utf-8-sig")))
+    assert [drawing.label for drawing in reader(path)] == ["dog"]
+    path.write_bytes(pack(("\n" + json.dumps(RAW)).encode("utf-8-sig")))
+    assert [drawing.label for drawing in reader(path)] == ["cat"]
 
 
 def test_a_limit_stops_reading(write_lines):
