@@ -28,11 +28,14 @@ MAX_TOTAL_POINTS = 50_000_000
 """The most points of one file's drawings together."""
 
 MAX_RECORDS = 500_000
-"""The most records of one file, skipped ones included."""
+"""The most records of one file, skipped and blank ones included."""
 
-# A drawing's name in its file, and what reads it. Reading may raise ValueError, which is then this
-# record's own.
-Record = tuple[str, Callable[[], Drawing]]
+# A record once read: how many points it has, and what builds its drawing.
+Measured = tuple[int, Callable[[], Drawing]]
+
+# A record's name in its file and what reads it, None for a blank line. Reading and building may
+# raise ValueError, which is then this record's own.
+Record = tuple[str, Callable[[], Measured] | None]
 
 
 class StrokeFileError(ValueError):
@@ -117,6 +120,8 @@ def collect(
 ) -> Corpus:
     """Reads records into a corpus and minds the limits on their number and their points.
 
+    Points are counted before a drawing is built of them, so a record that is skipped counts too.
+
     Args:
         path: The file, for messages.
         records: The records, read one at a time.
@@ -135,11 +140,18 @@ def collect(
     skipped: list[str] = []
     total = 0
     with file_errors(path):
-        for count, (name, parse) in enumerate(records, start=1):
+        for count, (name, read) in enumerate(records, start=1):
             if count > MAX_RECORDS:
                 raise ValueError(f"more than {MAX_RECORDS} records")
+            if read is None:
+                continue
             try:
-                drawing = parse()
+                points, build = read()
+                total += points
+                if total > MAX_TOTAL_POINTS:
+                    raise stroke_file_error(path, f"more than {MAX_TOTAL_POINTS} points")
+                check_point_count(points)
+                drawing = build()
             except StrokeFileError:
                 raise
             except ValueError as error:
@@ -148,9 +160,6 @@ def collect(
                     raise record_error from error
                 skipped.append(str(record_error))
                 continue
-            total += len(drawing.points)
-            if total > MAX_TOTAL_POINTS:
-                raise ValueError(f"more than {MAX_TOTAL_POINTS} points")
             drawings.append(drawing)
             if len(drawings) == limit:
                 break

@@ -71,31 +71,21 @@ def _check_times(times: Tensor, length: int) -> None:
         raise ValueError(f"times are since the first point: expected times[0] = 0, got {times[0]}")
 
 
-def drawing_at_origin(
-    absolute: Tensor,
-    milliseconds: Tensor | None = None,
-    *,
-    label: str = "",
-    writer: str = "",
-    source: str = "",
-) -> Drawing:
-    """Makes a drawing of what a file holds, moved so that its first point is the origin.
+def points_at_origin(absolute: Tensor) -> Tensor:
+    """Returns the stroke points of what a file holds, moved so that the first is the origin.
 
     Args:
         absolute: Rows `x, y, end_of_stroke` with y up, float64, shape `(T, 3)`.
-        milliseconds: The time of each point on the file's clock, float64, shape `(T,)`.
-        label: As in `Drawing`.
-        writer: As in `Drawing`.
-        source: As in `Drawing`.
 
     Returns:
-        The drawing, rounded to float32 after its offsets were taken in float64.
-
-    Raises:
-        ValueError: If a value is not finite, or too large for float32.
+        Stroke points, shape `(T, 3)`, rounded to float32 after their offsets were taken in float64.
     """
     points = to_offsets(absolute)
     # Subtracting, not setting zero: an infinite position becomes NaN and is refused.
     points[0, :2] -= absolute[0, :2]
-    times = None if milliseconds is None else ((milliseconds - milliseconds[0]) / 1000.0).float()
-    return Drawing(points.float(), label=label, writer=writer, source=source, times=times)
+    return points.float()
+
+
+def seconds(milliseconds: Tensor) -> Tensor:
+    """Returns the times of `Drawing` from those of a file's clock, float64, shape `(T,)`."""
+    return ((milliseconds - milliseconds[0]) / 1000.0).float()

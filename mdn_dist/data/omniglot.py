@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
     MAX_RECORD_BYTES,
     Corpus,
+    Measured,
     Record,
     StrPath,
     check_options,
@@ -24,7 +25,7 @@ from mdn_dist.data.corpus import (
     collect,
     file_errors,
 )
-from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
 from mdn_dist.data.text import shown, to_number
 
 _STEM = re.compile(r"[0-9]+_([0-9]+)")
@@ -92,22 +93,25 @@ def _records(archive: Archive, path: StrPath) -> Iterator[Record]:
         yield member.filename, partial(_parse_member, archive, member, path)
 
 
-def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> Drawing:
+def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> Measured:
     parts = PurePosixPath(member.filename).parts
     stem = _STEM.fullmatch(PurePosixPath(member.filename).stem)
     if len(parts) < 3 or stem is None:
         raise ValueError("expected a name .../alphabet/character/NNNN_WW.txt")
-    text = archive.read(member, MAX_RECORD_BYTES).decode("ascii")
-    rows = torch.tensor(
-        _parse_text(text), dtype=torch.float64, device="cpu"
-    )  # (T, 4): x, y, flag, ms
-    return drawing_at_origin(
-        rows[:, :3],
-        rows[:, 3],
+    rows = _parse_text(archive.read(member, MAX_RECORD_BYTES).decode("ascii"))
+    build = partial(
+        _to_drawing,
+        rows,
         label=f"{parts[-3]}/{parts[-2]}",
         writer=stem[1],
         source=f"{os.fspath(path)}: {member.filename}",
     )
+    return len(rows), build
+
+
+def _to_drawing(rows: list[list[float]], **fields: Any) -> Drawing:
+    table = torch.tensor(rows, dtype=torch.float64, device="cpu")  # (T, 4): x, y, flag, ms
+    return Drawing(points_at_origin(table[:, :3]), times=seconds(table[:, 3]), **fields)
 
 
 def _parse_text(text: str) -> list[list[float]]:

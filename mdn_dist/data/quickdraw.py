@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -13,14 +13,16 @@ from mdn_dist.data.archive import read_lines
 from mdn_dist.data.arguments import check_path, items_of, wrong_type
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
+    MAX_POINTS,
     Corpus,
+    Measured,
     Record,
     StrPath,
     check_options,
     check_point_count,
     collect,
 )
-from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
 from mdn_dist.data.strokes import in_float64, stroke_lengths
 
 
@@ -35,7 +37,7 @@ def read_quickdraw(
 
     Each line is a JSON object with `word` and `drawing`, a list of strokes `[[x...], [y...],
     [ms...]]` (raw) or `[[x...], [y...]]` (simplified), y down in the file. A gzipped file is told
-    by its first bytes.
+    by its first bytes; blank lines and a byte-order mark are passed over.
 
     Args:
         path: The file.
@@ -69,8 +71,8 @@ def read_quickdraw(
 def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
     """Writes drawings in Quick, Draw!'s layout, raw where times are known, else simplified.
 
-    `read_quickdraw` gives points, label, writer and times back unchanged; a first point off the
-    origin comes back at the origin.
+    `read_quickdraw` gives points, times and what else a drawing holds back unchanged, but for the
+    source; a first point off the origin comes back at the origin.
 
     Args:
         path: The file to write, plain JSON lines; one that exists is replaced.
@@ -94,11 +96,8 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
         for index, drawing in enumerate(items):
             if not isinstance(drawing, Drawing):
                 raise wrong_type(f"drawings[{index}]", "a Drawing", drawing)
-            record = {
-                "word": drawing.label,
-                "writer": drawing.writer,
-                "drawing": _json_strokes(drawing),
-            }
+            record: dict[str, object] = {"word": drawing.label, "writer": drawing.writer}
+            record["drawing"] = _json_strokes(drawing)
             handle.write(json.dumps(record) + "\n")
 
 
@@ -117,28 +116,47 @@ def _json_strokes(drawing: Drawing) -> list[list[list[float]]]:
 def _records(path: StrPath, max_bytes: int) -> Iterator[Record]:
     for number, line in enumerate(read_lines(path, max_bytes), start=1):
         name = f"line {number}"
-        if line.strip():
-            yield name, partial(_parse_line, line, f"{os.fspath(path)}: {name}")
+        source = f"{os.fspath(path)}: {name}"
+        yield name, partial(_parse_line, line, source) if line.strip() else None
 
 
-def _parse_line(line: bytes, source: str) -> Drawing:
+def _parse_line(line: bytes, source: str) -> Measured:
+    # A point has at most three numbers, and every list is there for a number in it.
+    if line.count(b",") > 4 * MAX_POINTS:
+        raise ValueError(f"more values than a drawing of {MAX_POINTS} points has")
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        # Integers as floats: Python's own take time that grows with the square of their digits.
+        record = json.loads(line.decode("utf-8"), parse_int=float, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("JSON nested too deep") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {type(record).__name__}")  # noqa: TRY004
-    word, writer = record.get("word"), record.get("writer", "")
     strokes = record.get("drawing")
-    if not isinstance(word, str) or not isinstance(writer, str):
-        raise ValueError("expected text as 'word' (and as 'writer', if any)")  # noqa: TRY004
     if not isinstance(strokes, list) or not strokes:
         raise ValueError("expected a list of strokes as 'drawing'")
     columns = _join_strokes(strokes)
+    build = partial(
+        _to_drawing,
+        columns,
+        label=_text(record, "word"),
+        writer=_text(record, "writer", ""),
+        source=source,
+    )
+    return len(columns[0]), build
+
+
+def _text(record: dict[str, object], key: str, default: str | None = None) -> str:
+    value = record.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"expected text as {key!r}, got {type(value).__name__}")  # noqa: TRY004
+    return value
+
+
+def _to_drawing(columns: list[list[float]], **fields: Any) -> Drawing:
     rows = torch.tensor(columns, dtype=torch.float64, device="cpu")  # (3 or 4, T): x, y, flag, ms
     absolute = torch.stack([rows[0], 0.0 - rows[1], rows[2]], dim=1)
-    times = rows[3] if len(rows) == 4 else None
-    return drawing_at_origin(absolute, times, label=word, writer=writer, source=source)
+    times = seconds(rows[3]) if len(rows) == 4 else None
+    return Drawing(points_at_origin(absolute), times=times, **fields)
 
 
 def _join_strokes(strokes: list[object]) -> list[list[float]]:
@@ -161,18 +179,12 @@ def _join_strokes(strokes: list[object]) -> list[list[float]]:
 def _check_stroke(stroke: object, index: int) -> list[list[float]]:
     if not isinstance(stroke, list) or len(stroke) not in (2, 3):
         raise ValueError(f"stroke {index}: expected [[x...], [y...]] or [[x...], [y...], [ms...]]")
-    columns: list[list[float]] = []
     for column in stroke:
-        # Exact types: a bool is an int, and text or null must not pass as a number.
-        if not isinstance(column, list) or not set(map(type, column)) <= {int, float}:
+        if not isinstance(column, list) or not set(map(type, column)) <= {float}:
             raise ValueError(f"stroke {index}: expected lists of numbers")
         if not column or len(column) != len(stroke[0]):
             raise ValueError(f"stroke {index}: expected lists of one length, at least 1")
-        try:
-            columns.append(list(map(float, column)))
-        except OverflowError as error:
-            raise ValueError(f"stroke {index}: number too large") from error
-    return columns
+    return stroke
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,10 +1,12 @@
 """One function for every kind of stroke file."""
 
+from itertools import islice
 from typing import Literal
 
 from mdn_dist.data.archive import first_bytes, open_archive, read_lines
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
+    MAX_RECORDS,
     Corpus,
     StrPath,
     check_options,
@@ -74,9 +76,7 @@ def _kind(path: StrPath, max_bytes: int) -> Literal["omniglot", "quickdraw", "sk
         if any(is_stroke_member(name) for name in names):
             return "omniglot"
         raise ValueError(f"expected .npy or .txt members, got {shown(repr(names[:10]))}")
-    for line in read_lines(path, max_bytes):
-        if line.strip():
-            if line.lstrip().startswith(b"{"):
-                return "quickdraw"
-            break
+    lines = islice(read_lines(path, max_bytes), MAX_RECORDS)
+    if next(filter(bytes.strip, lines), b"").lstrip().startswith(b"{"):
+        return "quickdraw"
     raise ValueError("expected a zip of .npy or .txt members, or JSON lines")

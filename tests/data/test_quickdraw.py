@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mdn_dist.data import Drawing, StrokeFileError, read, read_quickdraw, write_quickdraw
 from mdn_dist.data import corpus as corpus_module
+from mdn_dist.data import reading as reading_module
 
 RAW = {"word": "cat", "drawing": [[[1, 2.5], [3, 9], [10, 27]], [[4], [4], [110]]]}
 SIMPLE = {"word": "dog", "drawing": [[[0, 255], [255, 0]]]}
@@ -59,8 +60,18 @@ MALFORMED = {
     "infinity": ('{"word": "x", "drawing": [[[1], [-Infinity]]]}', "finite number, got -Inf"),
     "overflow to infinity": ('{"word": "x", "drawing": [[[1e999], [1]]]}', "finite float32"),
     "above float32": (with_strokes([[0, 1e39], [1, 1]]), "finite float32"),
-    "a huge integer": (with_strokes([[10**400], [1]]), "number too large"),
-    "more digits than Python reads": ("1" * 5000, "limit"),
+    "more points than a drawing has": (with_strokes([[0] * 100_001] * 2), "at most 100000 points"),
+    "a million numbers": (
+        with_strokes([[0] * 500_000] * 2),
+        "more values than a drawing of 100000",
+    ),
+    "a million lists": ("[" + "[]," * 1_000_000 + "[]]", "more values than a drawing of 100000"),
+    "a huge integer": (with_strokes([[10**400], [1]]), "finite float32"),
+    "more digits than Python reads": (
+        '{"word": "x", "drawing": [[[%s], [1]]]}' % ("1" * 5000),
+        "finite float32",
+    ),
+    "a huge integer alone": ("1" * 5000, "expected a JSON object, got float"),
     "deep nesting": ("[" * 100_000, "nested too deep"),
 }
 
@@ -86,6 +97,24 @@ def test_a_byte_order_mark_is_passed_over(tmp_path, reader, pack):
     assert [drawing.label for drawing in reader(path)] == ["dog"]
     path.write_bytes(pack(("\n" + json.dumps(RAW)).encode("utf-8-sig")))
     assert [drawing.label for drawing in reader(path)] == ["cat"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_blank_lines_count_as_records(write_lines, monkeypatch, pack):
+    monkeypatch.setattr(corpus_module, "MAX_RECORDS", 4)
+    assert len(read_quickdraw(write_lines("", " ", RAW, SIMPLE, pack=pack))) == 2
+    path = write_lines("", " ", "\t", RAW, SIMPLE, pack=pack)
+    with pytest.raises(StrokeFileError, match="more than 4 records"):
+        read_quickdraw(path, malformed="skip")
+    monkeypatch.setattr(reading_module, "MAX_RECORDS", 3)
+    with pytest.raises(StrokeFileError, match="expected a zip of"):
+        read(path)
+
+
+def test_the_longest_drawing_is_read(write_lines):
+    dots = {"word": "x", "drawing": [[[0.5], [1], [i]] for i in range(corpus_module.MAX_POINTS)]}
+    (drawing,) = read_quickdraw(write_lines(dots))
+    assert len(drawing.points) == 100_000
 
 
 def test_a_limit_stops_reading(write_lines):
