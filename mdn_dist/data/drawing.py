@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mdn_dist.data.arguments import check_tensor, check_text
+from mdn_dist.data.arguments import check_tensor, check_text, wrong_type
 from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.strokes import check_sequence, to_offsets
 
@@ -25,6 +25,8 @@ class Drawing(PickledByValue):
         source: The file and record it was read from; empty when there is none.
         times: Seconds since the first point, float32, shape `(T,)`, where the file knows them. They
             are kept as the file has them: some files hold a few that run backwards.
+        countrycode: Two letters for the country it was drawn in; empty when unknown.
+        recognized: Whether Quick, Draw! recognized it; None when unknown.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -40,11 +42,15 @@ class Drawing(PickledByValue):
     writer: str = ""
     source: str = ""
     times: Tensor | None = field(default=None, repr=False)
+    countrycode: str = field(default="", repr=False)
+    recognized: bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the format."""
-        for name in ("label", "writer", "source"):
+        for name in ("label", "writer", "source", "countrycode"):
             check_text(getattr(self, name), name)
+        if self.recognized is not None and not isinstance(self.recognized, bool):
+            raise wrong_type("recognized", "a bool or None", self.recognized)
         check_sequence(self.points)
         if self.points.dtype != torch.float32:
             raise ValueError(f"points must be float32, got {self.points.dtype}")

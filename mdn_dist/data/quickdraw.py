@@ -47,8 +47,10 @@ def read_quickdraw(
         max_bytes: The most bytes to read, after decompression.
 
     Returns:
-        The drawings, y up: `label` is the word, `times` are set in the raw format, and `writer` is
-        empty but in files of `write_quickdraw`, since Quick, Draw! does not tell.
+        The drawings, y up: `label` is the word, `countrycode` and `recognized` are set where the
+        line has them, `times` in the raw format, and `writer` is empty but in files of
+        `write_quickdraw`, since Quick, Draw! does not tell. To keep the drawings that the game
+        recognized, take `[drawing for drawing in corpus if drawing.recognized]`.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -97,6 +99,10 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
             if not isinstance(drawing, Drawing):
                 raise wrong_type(f"drawings[{index}]", "a Drawing", drawing)
             record: dict[str, object] = {"word": drawing.label, "writer": drawing.writer}
+            if drawing.countrycode:
+                record["countrycode"] = drawing.countrycode
+            if drawing.recognized is not None:
+                record["recognized"] = drawing.recognized
             record["drawing"] = _json_strokes(drawing)
             handle.write(json.dumps(record) + "\n")
 
@@ -134,12 +140,17 @@ def _parse_line(line: bytes, source: str) -> Measured:
     strokes = record.get("drawing")
     if not isinstance(strokes, list) or not strokes:
         raise ValueError("expected a list of strokes as 'drawing'")
+    recognized = record.get("recognized")
+    if recognized is not None and not isinstance(recognized, bool):
+        raise ValueError(f"expected true or false as 'recognized', got {type(recognized).__name__}")
     columns = _join_strokes(strokes)
     build = partial(
         _to_drawing,
         columns,
         label=_text(record, "word"),
         writer=_text(record, "writer", ""),
+        countrycode=_text(record, "countrycode", ""),
+        recognized=recognized,
         source=source,
     )
     return len(columns[0]), build

@@ -16,7 +16,7 @@ POINTS = torch.tensor([[0.0, 0, 0], [1, 2, 1], [3, 4, 1]])
 
 def drawing():
     times = torch.tensor([0.0, 0.5, 0.7])
-    return Drawing(POINTS.clone(), "cat", "me", "file: line 1", times=times)
+    return Drawing(POINTS.clone(), "cat", "me", "file: line 1", times, "DE", recognized=True)
 
 
 def by_forking_pickler(value):
@@ -38,7 +38,7 @@ def test_a_copy_has_the_same_fields(copied):
     assert type(other) is Drawing
     assert torch.equal(one.points, other.points)
     assert torch.equal(one.times, other.times)
-    for name in ("label", "writer", "source"):
+    for name in ("label", "writer", "source", "countrycode", "recognized"):
         assert getattr(one, name) == getattr(other, name)
     assert copied(Drawing(POINTS)).times is None
     with pytest.raises(AttributeError):

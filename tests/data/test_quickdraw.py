@@ -73,6 +73,10 @@ MALFORMED = {
     ),
     "a huge integer alone": ("1" * 5000, "expected a JSON object, got float"),
     "deep nesting": ("[" * 100_000, "nested too deep"),
+    "recognized as text": (json.dumps(SIMPLE | {"recognized": "true"}), "'recognized', got str"),
+    "recognized as number": (json.dumps(SIMPLE | {"recognized": 1}), "'recognized', got float"),
+    "country as number": (json.dumps(SIMPLE | {"countrycode": 1}), "'countrycode', got float"),
+    "no country": (json.dumps(SIMPLE | {"countrycode": None}), "'countrycode', got NoneType"),
 }
 
 
@@ -175,6 +179,29 @@ def test_what_is_written_is_read_back_unchanged(tmp_path_factory, rows, label, w
         assert first.times is None
 
 
+def test_country_and_recognition_are_kept_and_written_back(write_lines, tmp_path):
+    lines = [
+        SIMPLE,
+        RAW | {"recognized": True, "countrycode": "DE"},
+        SIMPLE | {"recognized": False},
+        SIMPLE | {"recognized": None},
+    ]
+    expected = [(None, ""), (True, "DE"), (False, ""), (None, "")]
+    corpus = read_quickdraw(write_lines(*lines))
+    assert [(d.recognized, d.countrycode) for d in corpus] == expected
+    write_quickdraw(tmp_path / "again", corpus)
+    again = read_quickdraw(tmp_path / "again")
+    assert [(d.recognized, d.countrycode) for d in again] == expected
+    written = [json.loads(line) for line in (tmp_path / "again").read_text().splitlines()]
+    unset = {"word", "writer", "drawing"}
+    assert [set(line) - unset for line in written] == [
+        set(),
+        {"recognized", "countrycode"},
+        {"recognized"},
+        set(),
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "drawings", "match"),
     [
@@ -193,6 +220,10 @@ def test_writing_names_an_argument_of_a_wrong_type(tmp_path, monkeypatch, path, 
 def test_the_real_file(real_file, tmp_path):
     path = real_file("quickdraw/raw_16_categories.ndjson.gz")
     corpus = read_quickdraw(path)
+    with gzip.open(path) as lines:
+        known = [json.loads(line) for line in lines]
+    assert [d.recognized for d in corpus] == [line["recognized"] for line in known]
+    assert [d.countrycode for d in corpus] == [line["countrycode"] for line in known]
     assert len(corpus) == 494
     assert corpus.skipped == ()
     assert len({drawing.label for drawing in corpus}) == 16

@@ -105,6 +105,8 @@ END = torch.tensor([[0.0, 0.0, 1.0]])
         ({"points": END, "label": None}, TypeError, "label must be a str, got NoneType"),
         ({"points": END, "writer": 7}, TypeError, "writer must be a str, got int"),
         ({"points": END, "source": Path()}, TypeError, "source must be a str, got PosixPath"),
+        ({"points": END, "countrycode": None}, TypeError, "countrycode must be a str"),
+        ({"points": END, "recognized": 1}, TypeError, "recognized must be a bool or None, got int"),
         ({"points": END, "times": [0.0]}, TypeError, "times must be a torch.Tensor"),
         ({"points": END, "times": torch.zeros(2)}, ValueError, r"times must have shape \(1,\)"),
         ({"points": END, "times": torch.zeros(1).double()}, ValueError, "times must be float32"),
