@@ -5,14 +5,19 @@ import io
 import struct
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
-from mdn_dist.data.corpus import MAX_RECORD_BYTES, MAX_RECORDS, StrokeFileError, StrPath
+from mdn_dist.data.corpus import MAX_RECORD_BYTES, StrPath, stroke_file_error
 
 _MAX_DIRECTORY_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20
+_LOCAL_HEADER_BYTES = 30
 
 # What zipfile, gzip and zlib raise on damaged or hostile bytes.
 _FAULTS = (
@@ -37,11 +42,14 @@ def _container_errors() -> Generator[None]:
 
 
 class _BoundedFile(io.FileIO):
-    """A file that refuses single reads of a size that only a hostile zip directory asks for."""
+    """A file that refuses single reads of a size that only a hostile zip directory asks for.
+
+    Members are read in pieces, far below that size.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:  # zipfile reads so near the end only
-            size = _MAX_DIRECTORY_BYTES
+            size = _PIECE_BYTES
         if size > _MAX_DIRECTORY_BYTES:
             raise ValueError(f"zip directory above {_MAX_DIRECTORY_BYTES} bytes")
         return super().read(size) or b""
@@ -50,7 +58,8 @@ class _BoundedFile(io.FileIO):
 class Archive:
     """The members of an open zip file, with a bound for each and one for all together."""
 
-    def __init__(self, archive: zipfile.ZipFile, max_bytes: int) -> None:
+    def __init__(self, path: StrPath, archive: zipfile.ZipFile, max_bytes: int) -> None:
+        self._path = path
         self._archive = archive
         self._max_bytes = max_bytes
         self._left = max_bytes
@@ -76,18 +85,15 @@ class Archive:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"compression method {member.compress_type} is not stored or deflated")
         bound = min(max_member_bytes, self._left)
-        content = b""
-        if member.file_size <= bound:
-            with _container_errors(), self._archive.open(member) as handle:
-                content = handle.read(bound + 1)
-        self._left -= len(content)
-        if max(member.file_size, len(content)) <= bound:
-            return content
-        if bound == max_member_bytes:
-            raise ValueError(f"more than {max_member_bytes} bytes")
-        raise StrokeFileError(
-            f"{self._archive.filename}: more than max_bytes = {self._max_bytes} bytes"
-        )
+        if member.file_size > bound:
+            if bound == max_member_bytes:
+                raise ValueError(f"more than {max_member_bytes} bytes")
+            raise stroke_file_error(self._path, f"more than max_bytes = {self._max_bytes} bytes")
+        # zipfile gives no more bytes of a member than its directory promises. They are counted
+        # first, so that a member found to be damaged when it is read counts too.
+        self._left -= member.file_size
+        with _container_errors(), self._archive.open(member) as handle:
+            return b"".join(iter(partial(handle.read, _PIECE_BYTES), b""))
 
 
 @contextmanager
@@ -102,16 +108,24 @@ def open_archive(path: StrPath, max_bytes: int) -> Generator[Archive]:
         The archive, open for the time of the block.
 
     Raises:
-        ValueError: If it is not a zip file, or a damaged one.
+        ValueError: If it is not a zip file, or a damaged one, or two members share their bytes.
         OSError: If it cannot be opened, as `FileNotFoundError`.
     """
     with _BoundedFile(path) as handle:
         with _container_errors():
             archive = zipfile.ZipFile(handle)
         with archive:
-            if len(archive.infolist()) > MAX_RECORDS:
-                raise ValueError(f"more than {MAX_RECORDS} members")
-            yield Archive(archive, max_bytes)
+            _check_apart(archive.infolist())
+            yield Archive(path, archive, max_bytes)
+
+
+def _check_apart(members: list[zipfile.ZipInfo]) -> None:
+    """Raises if members overlap, by which a small file holds any number of large ones."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    for member, following in pairwise(ordered):
+        end = member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size
+        if following.header_offset < end:
+            raise ValueError("damaged file: two members of the zip file share bytes")
 
 
 def first_bytes(path: StrPath, count: int) -> bytes:
@@ -122,6 +136,8 @@ def first_bytes(path: StrPath, count: int) -> bytes:
 
 def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
     """Reads a file line by line, gzipped or plain, told by its first two bytes.
+
+    A byte-order mark of UTF-8 before the first line is left out.
 
     Args:
         path: The file.
@@ -151,4 +167,4 @@ def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
                 raise ValueError(f"more than max_bytes = {max_bytes} bytes")
             if len(line) > MAX_RECORD_BYTES:
                 raise ValueError(f"line {number}: more than {MAX_RECORD_BYTES} bytes")
-            yield line
+            yield line.removeprefix(BOM_UTF8) if number == 1 else line

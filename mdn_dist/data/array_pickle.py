@@ -16,7 +16,17 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from mdn_dist.data.text import shown
+
+NumericArray = npt.NDArray[np.number[Any]]
+
 _NUMERIC = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8"}
+
+# What a pickle may spend: NumPy takes up to some forty opcodes for an array, and one to name it
+# again. Each may leave up to a hundred bytes in memory.
+_OPCODES_OF_ARRAY = 64
+_OPCODES_OF_NAME = 2
+_OPCODES_OF_FILE = 4 * _OPCODES_OF_ARRAY
 _MAX_OPCODES = 16_000_000
 
 # What the pure-Python unpickler raises on damaged or hostile streams.
@@ -100,11 +110,21 @@ class _Name(str):
 
 
 class _Counted(dict[int, Callable[[Any], None]]):
-    """The opcode table of one stream, with a bound on how many opcodes it may spend."""
+    """The opcode table of one stream, with a bound on how many opcodes it may spend.
 
-    def __init__(self, table: dict[int, Callable[[Any], None]], budget: int) -> None:
+    An array earns the opcodes of the next, so that a stream that makes none ends at once.
+    """
+
+    def __init__(self, table: dict[int, Callable[[Any], None]], length: int) -> None:
         super().__init__(table)
-        self._left = budget
+        self._left = _OPCODES_OF_FILE + _OPCODES_OF_NAME * length
+        self._to_earn = min(_OPCODES_OF_ARRAY * length, _MAX_OPCODES)
+
+    def earn(self) -> None:
+        """Adds the opcodes of one array."""
+        earned = min(_OPCODES_OF_ARRAY, self._to_earn)
+        self._left += earned
+        self._to_earn -= earned
 
     def __getitem__(self, opcode: int) -> Callable[[Any], None]:
         self._left -= 1
@@ -120,16 +140,16 @@ class _Counted(dict[int, Callable[[Any], None]]):
 # entry, where the C memo is an array that grows to the index; and its opcode table can be replaced
 # by the short one above.
 class _Unpickler(pickle._Unpickler):
-    def __init__(self, content: bytes, budget: int) -> None:
-        # Python 2 wrote array bytes as text; latin1 maps them one to one, as in NumPy.
-        super().__init__(io.BytesIO(content), fix_imports=False, encoding="latin1")
+    def __init__(self, content: bytes, length: int) -> None:
+        # Python 2 wrote an array's bytes as text, which stays bytes here.
+        super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
         self.stack: list[Any]
-        self.dispatch = _Counted(self._table, budget)  # type: ignore[misc]
+        self.dispatch: _Counted = _Counted(self._table, length)  # type: ignore[misc]
         self._text_budget = len(content)
 
     def find_class(self, module: str, name: str) -> _Name:
         if (module, name) not in _NAMES:
-            raise ValueError(f"refuses to unpickle {module[:60]}.{name[:60]}")
+            raise ValueError(f"refuses to unpickle {shown(f'{module}.{name}')}")
         return _Name(_NAMES[module, name])
 
     def _load_reduce(self) -> None:
@@ -162,6 +182,8 @@ class _Unpickler(pickle._Unpickler):
         if type(target) is not _Inert or type(state) is not tuple:
             raise ValueError("a state for what is not an array")
         target.state = state
+        if target.kind == "ndarray":
+            self.dispatch.earn()
 
     _table: ClassVar[dict[int, Callable[[Any], None]]] = {
         **{op[0]: pickle._Unpickler.dispatch[op[0]] for op in _OPCODES},
@@ -170,7 +192,7 @@ class _Unpickler(pickle._Unpickler):
     }
 
 
-def unpickle_arrays(content: bytes, length: int) -> Iterator[Callable[[], npt.NDArray[np.float64]]]:
+def unpickle_arrays(content: bytes, length: int) -> Iterator[Callable[[], NumericArray]]:
     """Reads the pickle of an object array of `length` numeric arrays.
 
     Args:
@@ -178,98 +200,93 @@ def unpickle_arrays(content: bytes, length: int) -> Iterator[Callable[[], npt.ND
         length: How many arrays the file's header promises.
 
     Yields:
-        For each array, a function that checks and builds it in float64; the function raises
-        ValueError for an array that is not numeric or not of the promised bytes.
+        For each array, a function that checks it and returns it, a view of the pickle's bytes; the
+        function raises ValueError for an array that is not numeric or not of the promised bytes.
 
     Raises:
         ValueError: If the pickle is damaged, or is anything but an object array of `length` items.
     """
-    # NumPy spends some forty opcodes on each array. Each may leave up to a hundred bytes in memory.
-    budget = min(64 * (length + 4), _MAX_OPCODES)
     try:
-        outer = _Unpickler(content, budget).load()
-        items = _array_state(outer, (list,))[2]
+        items = _outer_items(_Unpickler(content, length).load())
     except _FAULTS as error:
         raise ValueError(f"not a pickle of arrays: {type(error).__name__}: {error}") from error
     if len(items) != length:
         raise ValueError(f"expected {length} arrays in the pickle, got {len(items)}")
     for item in items:
-        yield partial(_build, item)
+        yield partial(_numeric_array, item)
 
 
-def _build(item: object) -> npt.NDArray[np.float64]:
-    shape, dtype, data, order = _array_state(item, (bytes, str))
-    try:
-        content = data.encode("latin1") if isinstance(data, str) else data
-    except UnicodeEncodeError as error:
-        raise ValueError("expected bytes as an array's data, got text") from error
-    return to_float64(content, dtype, shape, order)
-
-
-def to_float64(
-    content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
-) -> npt.NDArray[np.float64]:
-    """Makes a float64 array of the bytes of a numeric one.
+def numeric_array(
+    content: bytes | memoryview, descr: str, shape: tuple[int, ...], *, is_fortran: bool
+) -> NumericArray:
+    """Shows bytes as the numeric array that they are, without a copy.
 
     Args:
         content: The array's bytes.
-        dtype: Its dtype, an integer or floating one.
+        descr: Its dtype as NumPy writes it, byte order first.
         shape: Its shape, whose product must match the bytes.
-        order: `"C"` or `"F"`.
+        is_fortran: Whether the first index runs fastest.
 
     Returns:
-        A writable copy in float64.
+        The array, read-only.
 
     Raises:
-        ValueError: If the bytes do not match dtype and shape.
+        ValueError: If the dtype is not numeric, or the bytes do not match dtype and shape.
     """
-    if dtype.str[1:] not in _NUMERIC:
-        raise ValueError(f"expected an integer or floating dtype, got {dtype.str}")
+    if descr[1:] not in _NUMERIC:
+        raise ValueError(f"expected a numeric dtype, integer or floating, got {shown(repr(descr))}")
+    dtype = np.dtype(descr)
     if len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"expected the bytes of {dtype.str} {shape}, got {len(content)} bytes")
-    values = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
-    # A signalling NaN would make the cast warn; it is refused later, as every NaN.
-    with np.errstate(all="ignore"):
-        return values.astype(np.float64)
+        raise ValueError(f"expected the bytes of {descr} {shape}, got {len(content)} bytes")
+    return np.ndarray(shape, dtype, buffer=content, order="F" if is_fortran else "C")
 
 
-def _array_state(
-    item: object, kinds: tuple[type, ...]
-) -> tuple[tuple[int, ...], np.dtype[Any], Any, str]:
-    """Checks an array's stand-in; returns its shape, dtype, data and memory order."""
+def _outer_items(item: object) -> list[object]:
+    _, descr, _, data = _array_state(item)
+    if descr[1:] not in ("O4", "O8") or type(data) is not list:
+        raise ValueError(f"expected an array of objects, got {type(data).__name__} of {descr}")
+    return data
+
+
+def _numeric_array(item: object) -> NumericArray:
+    shape, descr, is_fortran, data = _array_state(item)
+    if type(data) is not bytes:
+        raise ValueError(f"expected array data as bytes, got {type(data).__name__}")
+    return numeric_array(data, descr, shape, is_fortran=is_fortran)
+
+
+def _array_state(item: object) -> tuple[tuple[int, ...], str, bool, object]:
+    """Checks an array's stand-in; returns its shape, dtype, memory order and data."""
     if type(item) is not _Inert or item.kind != "ndarray" or type(item.state) is not tuple:
         raise ValueError(f"expected an array, got {type(item).__name__}")
     if len(item.state) != 5:
         raise ValueError(f"expected an array's state of 5 values, got {len(item.state)}")
-    _, shape, dtype, fortran, data = item.state
+    _, shape, dtype, is_fortran, data = item.state
     if (
         type(shape) is not tuple
         or len(shape) > 4
         or not all(type(size) is int and 0 <= size < 2**40 for size in shape)
     ):
         raise ValueError("expected a shape of up to 4 sizes")
-    if type(data) not in kinds:
-        raise ValueError(f"expected array data as bytes, got {type(data).__name__}")
-    return (
-        shape,
-        _dtype(dtype, is_outer=kinds == (list,)),
-        data,
-        "F" if fortran is True or fortran == 1 else "C",
-    )
+    return shape, _descr(dtype), is_fortran == 1, data
 
 
-def _dtype(item: object, *, is_outer: bool) -> np.dtype[Any]:
+def _descr(item: object) -> str:
+    """Returns a dtype's byte order and code, as `<i2`."""
     if type(item) is not _Inert or item.kind != "dtype" or type(item.state) is not tuple:
         raise ValueError(f"expected a dtype, got {type(item).__name__}")
-    code = item.arguments[0] if item.arguments else None
-    allowed = {"O4", "O8"} if is_outer else _NUMERIC
-    if type(code) is not str or code not in allowed:
-        raise ValueError("expected a numeric dtype in each array")
     # (version, byte order, subarray, names, fields, ...): the middle three would make it a
     # structured dtype.
-    order = item.state[1] if len(item.state) > 4 else None
-    if type(order) is not str or order not in ("<", ">", "=", "|"):
-        raise ValueError("expected a dtype with a byte order")
-    if any(part is not None for part in item.state[2:5]):
+    if len(item.state) < 5 or any(part is not None for part in item.state[2:5]):
         raise ValueError("expected a plain dtype, got a structured one")
-    return np.dtype(code if is_outer or order == "|" else order + code)
+    order, code = _text(item.state[1]), _text(item.arguments[0] if item.arguments else None)
+    if order not in ("<", ">", "=", "|"):
+        raise ValueError("expected a dtype with a byte order")
+    return order + code
+
+
+def _text(item: Any) -> str:
+    """Returns the few letters of a dtype, which Python 2 wrote as bytes."""
+    if type(item) not in (bytes, str) or len(item) > 8:
+        raise ValueError("expected a dtype of a few letters")
+    return item.decode("ascii") if isinstance(item, bytes) else item

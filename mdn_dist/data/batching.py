@@ -1,16 +1,17 @@
 """Drawings of several lengths in one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mdn_dist.data.arguments import items_of
 from mdn_dist.data.drawing import Drawing
 from mdn_dist.data.strokes import check_sequence
 
 
-def collate(items: Sequence[Drawing | Tensor], padding_value: float = 0.0) -> tuple[Tensor, Tensor]:
+def collate(items: Iterable[Drawing | Tensor], padding_value: float = 0.0) -> tuple[Tensor, Tensor]:
     """Pads drawings to the longest of them; a `collate_fn` for `torch.utils.data.DataLoader`.
 
     Args:
@@ -21,6 +22,7 @@ def collate(items: Sequence[Drawing | Tensor], padding_value: float = 0.0) -> tu
         The batch, shape `(B, T, 3)`, and a bool mask, shape `(B, T)`, true where a point is real.
 
     Raises:
+        TypeError: If an item is neither a drawing nor a tensor.
         ValueError: If there is no item, or one has another shape or dtype.
 
     Example:
@@ -29,9 +31,12 @@ def collate(items: Sequence[Drawing | Tensor], padding_value: float = 0.0) -> tu
         >>> batch.shape, mask.tolist()
         (torch.Size([2, 2, 3]), [[True, False], [True, True]])
     """
-    if len(items) == 0:
+    rows = [
+        item.points if isinstance(item, Drawing) else item
+        for item in items_of(items, "items", "drawings or stroke points")
+    ]
+    if not rows:
         raise ValueError("items must hold at least one drawing, got none")
-    rows = [item.points if isinstance(item, Drawing) else item for item in items]
     for index, points in enumerate(rows):
         check_sequence(points, f"items[{index}]")
         if points.dtype != rows[0].dtype:

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
+from mdn_dist.data.arguments import check_integer, check_path
 from mdn_dist.data.drawing import Drawing
+from mdn_dist.data.text import printable, shown
 
 StrPath = str | os.PathLike[str]
 
@@ -20,21 +22,30 @@ MAX_MEMBER_BYTES = 256 << 20
 """The most bytes of one array member of an npz file."""
 
 MAX_POINTS = 100_000
-"""The most points of one drawing."""
+"""The most points of one drawing, read or resampled."""
 
 MAX_TOTAL_POINTS = 50_000_000
 """The most points of one file's drawings together."""
 
 MAX_RECORDS = 500_000
-"""The most records of one file, skipped ones included."""
+"""The most records of one file, skipped and blank ones included."""
 
-# A drawing's name in its file, and what reads it. Reading may raise ValueError, which is then this
-# record's own.
-Record = tuple[str, Callable[[], Drawing]]
+# A record once read: how many points it has, and what builds its drawing.
+Measured = tuple[int, Callable[[], Drawing]]
+
+# A record's name in its file and what reads it, None for a blank line. Reading and building may
+# raise ValueError, which is then this record's own.
+Record = tuple[str, Callable[[], Measured] | None]
 
 
 class StrokeFileError(ValueError):
     """A stroke file that breaks its format or a limit; it names the file and the record."""
+
+
+def stroke_file_error(path: StrPath, fault: object, record: str = "") -> StrokeFileError:
+    """Makes the error of a file: one printable line, whatever names and text the file holds."""
+    parts = (printable(os.fspath(path)), shown(record), shown(str(fault), at_most=300))
+    return StrokeFileError(": ".join(filter(None, parts)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,12 +90,16 @@ class Corpus(Sequence[Drawing]):
         return f"Corpus({len(self.drawings)} drawings, {len(self.skipped)} skipped)"
 
 
-def check_options(malformed: str, limit: int | None, max_bytes: int) -> None:
-    """Raises unless the options that all readers share make sense."""
+def check_options(path: StrPath, malformed: str, limit: int | None, max_bytes: int) -> None:
+    """Raises unless the arguments that all readers share make sense."""
+    check_path(path)
     if malformed not in ("raise", "skip"):
         raise ValueError(f"malformed must be 'raise' or 'skip', got {malformed!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be None or at least 1, got {limit}")
+    if limit is not None:
+        check_integer(limit, "limit")
+        if limit < 1:
+            raise ValueError(f"limit must be None or at least 1, got {limit}")
+    check_integer(max_bytes, "max_bytes")
     if max_bytes <= 0:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
 
@@ -97,13 +112,15 @@ def file_errors(path: StrPath) -> Generator[None]:
     except StrokeFileError:
         raise
     except ValueError as error:
-        raise StrokeFileError(f"{os.fspath(path)}: {error}") from error
+        raise stroke_file_error(path, error) from error
 
 
 def collect(
     path: StrPath, records: Iterable[Record], *, malformed: str, limit: int | None
 ) -> Corpus:
     """Reads records into a corpus and minds the limits on their number and their points.
+
+    Points are counted before a drawing is built of them, so a record that is skipped counts too.
 
     Args:
         path: The file, for messages.
@@ -123,22 +140,26 @@ def collect(
     skipped: list[str] = []
     total = 0
     with file_errors(path):
-        for count, (name, parse) in enumerate(records, start=1):
+        for count, (name, read) in enumerate(records, start=1):
             if count > MAX_RECORDS:
                 raise ValueError(f"more than {MAX_RECORDS} records")
+            if read is None:
+                continue
             try:
-                drawing = parse()
+                points, build = read()
+                total += points
+                if total > MAX_TOTAL_POINTS:
+                    raise stroke_file_error(path, f"more than {MAX_TOTAL_POINTS} points")
+                check_point_count(points)
+                drawing = build()
             except StrokeFileError:
                 raise
             except ValueError as error:
-                message = f"{os.fspath(path)}: {name}: {error}"
+                record_error = stroke_file_error(path, error, record=name)
                 if malformed == "raise":
-                    raise StrokeFileError(message) from error
-                skipped.append(message)
+                    raise record_error from error
+                skipped.append(str(record_error))
                 continue
-            total += len(drawing.points)
-            if total > MAX_TOTAL_POINTS:
-                raise ValueError(f"more than {MAX_TOTAL_POINTS} points")
             drawings.append(drawing)
             if len(drawings) == limit:
                 break

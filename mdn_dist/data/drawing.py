@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, check_text, wrong_type
+from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.strokes import check_sequence, to_offsets
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class Drawing(PickledByValue):
     """A drawing in the stroke format of `mdn_dist.data`, with its label and origin.
 
-    Two drawings compare by identity, as tensors do not compare to one truth value.
+    Two drawings compare by identity, as tensors do not compare to one truth value. A pickle or a
+    copy holds the values of the tensors, without their gradients.
 
     Args:
         points: Stroke points `dx, dy, end_of_stroke`, float32, shape `(T, 3)` with `T >= 1`.
@@ -22,9 +25,11 @@ class Drawing:
         source: The file and record it was read from; empty when there is none.
         times: Seconds since the first point, float32, shape `(T,)`, where the file knows them. They
             are kept as the file has them: some files hold a few that run backwards.
+        countrycode: Two letters for the country it was drawn in; empty when unknown.
+        recognized: Whether Quick, Draw! recognized it; None when unknown.
 
     Raises:
-        TypeError: If `points` or `times` is not a tensor.
+        TypeError: If an argument is of a wrong type.
         ValueError: If a shape, dtype or value breaks the format.
 
     Example:
@@ -37,9 +42,15 @@ class Drawing:
     writer: str = ""
     source: str = ""
     times: Tensor | None = field(default=None, repr=False)
+    countrycode: str = field(default="", repr=False)
+    recognized: bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the format."""
+        for name in ("label", "writer", "source", "countrycode"):
+            check_text(getattr(self, name), name)
+        if self.recognized is not None and not isinstance(self.recognized, bool):
+            raise wrong_type("recognized", "a bool or None", self.recognized)
         check_sequence(self.points)
         if self.points.dtype != torch.float32:
             raise ValueError(f"points must be float32, got {self.points.dtype}")
@@ -55,8 +66,7 @@ class Drawing:
 
 
 def _check_times(times: Tensor, length: int) -> None:
-    if not isinstance(times, Tensor):
-        raise TypeError(f"times must be a torch.Tensor, got {type(times).__name__}")
+    check_tensor(times, "times")
     if times.shape != (length,):
         raise ValueError(f"times must have shape ({length},) as points, got {tuple(times.shape)}")
     if times.dtype != torch.float32:
@@ -67,31 +77,21 @@ def _check_times(times: Tensor, length: int) -> None:
         raise ValueError(f"times are since the first point: expected times[0] = 0, got {times[0]}")
 
 
-def drawing_at_origin(
-    absolute: Tensor,
-    milliseconds: Tensor | None = None,
-    *,
-    label: str = "",
-    writer: str = "",
-    source: str = "",
-) -> Drawing:
-    """Makes a drawing of what a file holds, moved so that its first point is the origin.
+def points_at_origin(absolute: Tensor) -> Tensor:
+    """Returns the stroke points of what a file holds, moved so that the first is the origin.
 
     Args:
         absolute: Rows `x, y, end_of_stroke` with y up, float64, shape `(T, 3)`.
-        milliseconds: The time of each point on the file's clock, float64, shape `(T,)`.
-        label: As in `Drawing`.
-        writer: As in `Drawing`.
-        source: As in `Drawing`.
 
     Returns:
-        The drawing, rounded to float32 after its offsets were taken in float64.
-
-    Raises:
-        ValueError: If a value is not finite, or too large for float32.
+        Stroke points, shape `(T, 3)`, rounded to float32 after their offsets were taken in float64.
     """
     points = to_offsets(absolute)
     # Subtracting, not setting zero: an infinite position becomes NaN and is refused.
     points[0, :2] -= absolute[0, :2]
-    times = None if milliseconds is None else ((milliseconds - milliseconds[0]) / 1000.0).float()
-    return Drawing(points.float(), label=label, writer=writer, source=source, times=times)
+    return points.float()
+
+
+def seconds(milliseconds: Tensor) -> Tensor:
+    """Returns the times of `Drawing` from those of a file's clock, float64, shape `(T,)`."""
+    return ((milliseconds - milliseconds[0]) / 1000.0).float()

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, items_of, wrong_type
+from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.drawing import Drawing
-from mdn_dist.data.strokes import check_points, check_sequence
+from mdn_dist.data.strokes import check_points, check_sequence, in_float64
+from mdn_dist.data.text import to_number
 
 _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 
 
 @dataclass(frozen=True, eq=False)
-class Normalization:
+class Normalization(PickledByValue):
     """The map `(offset - loc) / scale` on `dx, dy`; flags pass untouched.
 
     Every row is mapped alike, the first one (the position of the first point) too, so that
@@ -26,6 +30,7 @@ class Normalization:
         scale: The length that becomes one, in data units, positive, shape `(2,)`.
 
     Raises:
+        TypeError: If `loc` or `scale` is not a tensor.
         ValueError: If a shape is not `(2,)`, a value is not finite, or a scale is not positive.
 
     Example:
@@ -40,6 +45,7 @@ class Normalization:
     def __post_init__(self) -> None:
         """Checks shapes and values."""
         for name, value in (("loc", self.loc), ("scale", self.scale)):
+            check_tensor(value, name)
             if value.shape != (2,):
                 raise ValueError(f"{name} must have shape (2,), got {tuple(value.shape)}")
             if not value.is_floating_point() or not value.isfinite().all():
@@ -51,6 +57,9 @@ class Normalization:
     def fit(cls, drawings: Iterable[Drawing | Tensor], *, isotropic: bool = False) -> Self:
         """Takes the mean and standard deviation of the offsets of some drawings, in float64.
 
+        Where the drawings' device has no float64, they are taken on the CPU, and the result is on
+        the device in the drawings' dtype.
+
         Args:
             drawings: Drawings, or stroke points of shape `(T, 3)`; the first row of each is left
                 out.
@@ -61,6 +70,7 @@ class Normalization:
             The normalization; per coordinate by default, as in Graves (2013), section 4.
 
         Raises:
+            TypeError: If one of `drawings` is neither a drawing nor a tensor.
             ValueError: If no offset is left, or the offsets of a coordinate are all the same.
 
         Example:
@@ -68,10 +78,13 @@ class Normalization:
             >>> Normalization.fit([points]).to_dict()
             {'loc_x': 2.0, 'loc_y': 2.0, 'scale_x': 1.0, 'scale_y': 2.0}
         """
-        rows = [d.points if isinstance(d, Drawing) else d for d in drawings]
+        rows = [
+            item.points if isinstance(item, Drawing) else item
+            for item in items_of(drawings, "drawings", "drawings or stroke points")
+        ]
         for index, points in enumerate(rows):
             check_sequence(points, f"drawings[{index}]")
-        offsets = [points[1:, :2].double() for points in rows if len(points) > 1]
+        offsets = [in_float64(points[1:, :2]) for points in rows if len(points) > 1]
         if not offsets:
             raise ValueError("drawings must hold a point after a first one, got none to fit to")
         values = torch.cat(offsets)  # (N, 2)
@@ -86,6 +99,8 @@ class Normalization:
             raise ValueError(
                 f"offsets must vary in each coordinate, got standard deviations {scale.tolist()}"
             )
+        if loc.device != rows[0].device:
+            loc, scale = loc.to(rows[0]), scale.to(rows[0])
         return cls(loc, scale)
 
     def normalize(self, points: Tensor) -> Tensor:
@@ -98,6 +113,7 @@ class Normalization:
             Stroke points of the same shape and dtype.
 
         Raises:
+            TypeError: If `points` is not a tensor.
             ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
         """
         check_points(points)
@@ -114,6 +130,7 @@ class Normalization:
             Stroke points of the same shape and dtype.
 
         Raises:
+            TypeError: If `points` is not a tensor.
             ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
         """
         check_points(points)
@@ -139,17 +156,31 @@ class Normalization:
             The normalization, in float64.
 
         Raises:
-            ValueError: If a key is missing, or a value is not a number.
+            TypeError: If `values` is not a mapping, or a value neither a number nor text.
+            ValueError: If a key is missing, or text is not a decimal number.
 
         Example:
             >>> stored = {"loc_x": "0.0", "loc_y": "0.0", "scale_x": "2.0", "scale_y": "2.0"}
             >>> Normalization.from_dict(stored).scale
             tensor([2., 2.], dtype=torch.float64)
         """
+        if not isinstance(values, Mapping):
+            raise wrong_type("values", "a mapping", values)
         missing = [name for name in _NAMES if name not in values]
         if missing:
             raise ValueError(
                 f"values must have the keys {', '.join(_NAMES)}, got none of {missing}"
             )
-        numbers = torch.tensor([float(values[name]) for name in _NAMES], dtype=torch.float64)
+        numbers = torch.tensor(
+            [_number(values[name], name) for name in _NAMES], dtype=torch.float64, device="cpu"
+        )
         return cls(numbers[:2], numbers[2:])
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real | str):
+        raise wrong_type(name, "a number or text", value)
+    try:
+        return to_number(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: {error}") from error

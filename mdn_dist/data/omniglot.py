@@ -1,12 +1,14 @@
 """Omniglot's stroke files: a zip of one small text file for each drawing."""
 
+import io
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +17,7 @@ from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
     MAX_RECORD_BYTES,
     Corpus,
+    Measured,
     Record,
     StrPath,
     check_options,
@@ -22,7 +25,8 @@ from mdn_dist.data.corpus import (
     collect,
     file_errors,
 )
-from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
+from mdn_dist.data.text import shown, to_number
 
 _STEM = re.compile(r"[0-9]+_([0-9]+)")
 
@@ -71,7 +75,7 @@ def read_omniglot(
         >>> drawing.label, drawing.writer, drawing.points.tolist()
         ('Latin/character01', '07', [[0.0, 0.0, 0.0], [1.0, 4.0, 1.0]])
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     with file_errors(path), open_archive(path, max_bytes) as archive:
         return collect(path, _records(archive, path), malformed=malformed, limit=limit)
 
@@ -89,48 +93,56 @@ def _records(archive: Archive, path: StrPath) -> Iterator[Record]:
         yield member.filename, partial(_parse_member, archive, member, path)
 
 
-def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> Drawing:
+def _parse_member(archive: Archive, member: zipfile.ZipInfo, path: StrPath) -> Measured:
     parts = PurePosixPath(member.filename).parts
     stem = _STEM.fullmatch(PurePosixPath(member.filename).stem)
     if len(parts) < 3 or stem is None:
         raise ValueError("expected a name .../alphabet/character/NNNN_WW.txt")
-    text = archive.read(member, MAX_RECORD_BYTES).decode("ascii")
-    rows = torch.tensor(_parse_text(text), dtype=torch.float64)  # (T, 4): x, y, flag, ms
-    return drawing_at_origin(
-        rows[:, :3],
-        rows[:, 3],
+    rows = _parse_text(archive.read(member, MAX_RECORD_BYTES).decode("ascii"))
+    build = partial(
+        _to_drawing,
+        rows,
         label=f"{parts[-3]}/{parts[-2]}",
         writer=stem[1],
-        source=f"{path}: {member.filename}",
+        source=f"{os.fspath(path)}: {member.filename}",
     )
+    return len(rows), build
+
+
+def _to_drawing(rows: list[list[float]], **fields: Any) -> Drawing:
+    table = torch.tensor(rows, dtype=torch.float64, device="cpu")  # (T, 4): x, y, flag, ms
+    return Drawing(points_at_origin(table[:, :3]), times=seconds(table[:, 3]), **fields)
 
 
 def _parse_text(text: str) -> list[list[float]]:
     """Returns rows `x, y, end_of_stroke, milliseconds` of one stroke file."""
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "START":
-        raise ValueError(f"line 1: expected START, got {lines[0][:40] if lines else 'nothing'!r}")
+    lines = enumerate((line.rstrip("\n") for line in io.StringIO(text, newline=None)), start=1)
+    number, start = next(lines, (1, ""))
+    if start != "START":
+        raise ValueError(f"line 1: expected START, got {shown(repr(start or 'nothing'))}")
     rows: list[list[float]] = []
     is_open = False
-    for number, line in enumerate(lines[1:], start=2):
-        if line.startswith("BREAK"):
+    for number, line in lines:
+        if line == "BREAK":
             if not is_open:
                 raise ValueError(f"line {number}: expected a point, got BREAK (an empty stroke)")
             rows[-1][2] = 1.0
         else:
             rows.append(_parse_point(line, number))
             check_point_count(len(rows))
-        is_open = not line.startswith("BREAK")
+        is_open = line != "BREAK"
     if is_open or not rows:
-        raise ValueError(f"line {len(lines)}: expected BREAK at the end, the file breaks off")
+        raise ValueError(f"line {number}: expected BREAK at the end, the file breaks off")
     return rows
 
 
 def _parse_point(line: str, number: int) -> list[float]:
     try:
-        x, y, milliseconds = map(float, line.split(","))
+        x, y, milliseconds = map(to_number, line.split(","))
     except ValueError:
-        raise ValueError(f"line {number}: expected x,y,milliseconds, got {line[:40]!r}") from None
+        raise ValueError(
+            f"line {number}: expected x,y,milliseconds, got {shown(repr(line))}"
+        ) from None
     if not math.isfinite(x + y + milliseconds):
-        raise ValueError(f"line {number}: expected finite numbers, got {line[:40]!r}")
+        raise ValueError(f"line {number}: expected finite numbers, got {shown(repr(line))}")
     return [x, y, 0.0, milliseconds]

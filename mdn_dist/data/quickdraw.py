@@ -5,22 +5,25 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
 from mdn_dist.data.archive import read_lines
+from mdn_dist.data.arguments import check_path, items_of, wrong_type
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
+    MAX_POINTS,
     Corpus,
+    Measured,
     Record,
     StrPath,
     check_options,
     check_point_count,
     collect,
 )
-from mdn_dist.data.drawing import Drawing, drawing_at_origin
-from mdn_dist.data.strokes import stroke_lengths
+from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
+from mdn_dist.data.strokes import in_float64, stroke_lengths
 
 
 def read_quickdraw(
@@ -34,7 +37,7 @@ def read_quickdraw(
 
     Each line is a JSON object with `word` and `drawing`, a list of strokes `[[x...], [y...],
     [ms...]]` (raw) or `[[x...], [y...]]` (simplified), y down in the file. A gzipped file is told
-    by its first bytes.
+    by its first bytes; blank lines and a byte-order mark are passed over.
 
     Args:
         path: The file.
@@ -44,10 +47,13 @@ def read_quickdraw(
         max_bytes: The most bytes to read, after decompression.
 
     Returns:
-        The drawings, y up: `label` is the word, `times` are set in the raw format, and `writer` is
-        empty but in files of `write_quickdraw`, since Quick, Draw! does not tell.
+        The drawings, y up: `label` is the word, `countrycode` and `recognized` are set where the
+        line has them, `times` in the raw format, and `writer` is empty but in files of
+        `write_quickdraw`, since Quick, Draw! does not tell. To keep the drawings that the game
+        recognized, take `[drawing for drawing in corpus if drawing.recognized]`.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         StrokeFileError: If the file is damaged, or a line malformed.
         ValueError: If an option is out of range.
         FileNotFoundError: If there is no such file.
@@ -60,21 +66,22 @@ def read_quickdraw(
         >>> drawing.label, drawing.points.tolist()
         ('cat', [[0.0, 0.0, 0.0], [1.0, -2.0, 1.0]])
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     return collect(path, _records(path, max_bytes), malformed=malformed, limit=limit)
 
 
 def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
     """Writes drawings in Quick, Draw!'s layout, raw where times are known, else simplified.
 
-    `read_quickdraw` gives points, label, writer and times back unchanged; a first point off the
-    origin comes back at the origin.
+    `read_quickdraw` gives points, times and what else a drawing holds back unchanged, but for the
+    source; a first point off the origin comes back at the origin.
 
     Args:
         path: The file to write, plain JSON lines; one that exists is replaced.
         drawings: The drawings.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         OSError: If the file cannot be written.
 
     Example:
@@ -85,23 +92,28 @@ def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
         >>> path.read_text().strip()
         '{"word": "i", "writer": "", "drawing": [[[0.0, 1.0], [0.0, -2.0]]]}'
     """
+    check_path(path)
+    items = items_of(drawings, "drawings", "an iterable of drawings")
     with Path(path).open("w", encoding="ascii", newline="\n") as handle:
-        for drawing in drawings:
-            record = {
-                "word": drawing.label,
-                "writer": drawing.writer,
-                "drawing": _json_strokes(drawing),
-            }
+        for index, drawing in enumerate(items):
+            if not isinstance(drawing, Drawing):
+                raise wrong_type(f"drawings[{index}]", "a Drawing", drawing)
+            record: dict[str, object] = {"word": drawing.label, "writer": drawing.writer}
+            if drawing.countrycode:
+                record["countrycode"] = drawing.countrycode
+            if drawing.recognized is not None:
+                record["recognized"] = drawing.recognized
+            record["drawing"] = _json_strokes(drawing)
             handle.write(json.dumps(record) + "\n")
 
 
 def _json_strokes(drawing: Drawing) -> list[list[list[float]]]:
     # In float64 the sums of most float32 offsets are exact, and so are the differences that a
     # reader takes.
-    positions = drawing.points[:, :2].double().cumsum(dim=0)
+    positions = in_float64(drawing.points[:, :2]).cumsum(dim=0)
     columns = [positions[:, 0], 0.0 - positions[:, 1]]
     if drawing.times is not None:
-        columns.append(drawing.times.double() * 1000.0)
+        columns.append(in_float64(drawing.times) * 1000.0)
     lengths = stroke_lengths(drawing.points)
     splits = [column.split(lengths) for column in columns]
     return [[part.tolist() for part in stroke] for stroke in zip(*splits, strict=True)]
@@ -110,28 +122,52 @@ def _json_strokes(drawing: Drawing) -> list[list[list[float]]]:
 def _records(path: StrPath, max_bytes: int) -> Iterator[Record]:
     for number, line in enumerate(read_lines(path, max_bytes), start=1):
         name = f"line {number}"
-        if line.strip():
-            yield name, partial(_parse_line, line, f"{os.fspath(path)}: {name}")
+        source = f"{os.fspath(path)}: {name}"
+        yield name, partial(_parse_line, line, source) if line.strip() else None
 
 
-def _parse_line(line: bytes, source: str) -> Drawing:
+def _parse_line(line: bytes, source: str) -> Measured:
+    # A point has at most three numbers, and every list is there for a number in it.
+    if line.count(b",") > 4 * MAX_POINTS:
+        raise ValueError(f"more values than a drawing of {MAX_POINTS} points has")
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        # Integers as floats: Python's own take time that grows with the square of their digits.
+        record = json.loads(line.decode("utf-8"), parse_int=float, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("JSON nested too deep") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {type(record).__name__}")  # noqa: TRY004
-    word, writer = record.get("word"), record.get("writer", "")
     strokes = record.get("drawing")
-    if not isinstance(word, str) or not isinstance(writer, str):
-        raise ValueError("expected text as 'word' (and as 'writer', if any)")  # noqa: TRY004
     if not isinstance(strokes, list) or not strokes:
         raise ValueError("expected a list of strokes as 'drawing'")
+    recognized = record.get("recognized")
+    if recognized is not None and not isinstance(recognized, bool):
+        raise ValueError(f"expected true or false as 'recognized', got {type(recognized).__name__}")
     columns = _join_strokes(strokes)
-    rows = torch.tensor(columns, dtype=torch.float64)  # (3 or 4, T): x, y, flag, ms
+    build = partial(
+        _to_drawing,
+        columns,
+        label=_text(record, "word"),
+        writer=_text(record, "writer", ""),
+        countrycode=_text(record, "countrycode", ""),
+        recognized=recognized,
+        source=source,
+    )
+    return len(columns[0]), build
+
+
+def _text(record: dict[str, object], key: str, default: str | None = None) -> str:
+    value = record.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"expected text as {key!r}, got {type(value).__name__}")  # noqa: TRY004
+    return value
+
+
+def _to_drawing(columns: list[list[float]], **fields: Any) -> Drawing:
+    rows = torch.tensor(columns, dtype=torch.float64, device="cpu")  # (3 or 4, T): x, y, flag, ms
     absolute = torch.stack([rows[0], 0.0 - rows[1], rows[2]], dim=1)
-    times = rows[3] if len(rows) == 4 else None
-    return drawing_at_origin(absolute, times, label=word, writer=writer, source=source)
+    times = seconds(rows[3]) if len(rows) == 4 else None
+    return Drawing(points_at_origin(absolute), times=times, **fields)
 
 
 def _join_strokes(strokes: list[object]) -> list[list[float]]:
@@ -154,18 +190,12 @@ def _join_strokes(strokes: list[object]) -> list[list[float]]:
 def _check_stroke(stroke: object, index: int) -> list[list[float]]:
     if not isinstance(stroke, list) or len(stroke) not in (2, 3):
         raise ValueError(f"stroke {index}: expected [[x...], [y...]] or [[x...], [y...], [ms...]]")
-    columns: list[list[float]] = []
     for column in stroke:
-        # Exact types: a bool is an int, and text or null must not pass as a number.
-        if not isinstance(column, list) or not set(map(type, column)) <= {int, float}:
+        if not isinstance(column, list) or not set(map(type, column)) <= {float}:
             raise ValueError(f"stroke {index}: expected lists of numbers")
         if not column or len(column) != len(stroke[0]):
             raise ValueError(f"stroke {index}: expected lists of one length, at least 1")
-        try:
-            columns.append(list(map(float, column)))
-        except OverflowError as error:
-            raise ValueError(f"stroke {index}: number too large") from error
-    return columns
+    return stroke
 
 
 def _refuse_constant(name: str) -> NoReturn:

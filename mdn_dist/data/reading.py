@@ -1,11 +1,12 @@
 """One function for every kind of stroke file."""
 
-import os
+from itertools import islice
 from typing import Literal
 
 from mdn_dist.data.archive import first_bytes, open_archive, read_lines
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
+    MAX_RECORDS,
     Corpus,
     StrPath,
     check_options,
@@ -14,6 +15,7 @@ from mdn_dist.data.corpus import (
 from mdn_dist.data.omniglot import is_stroke_member, read_omniglot
 from mdn_dist.data.quickdraw import read_quickdraw
 from mdn_dist.data.sketch_rnn import read_sketch_rnn
+from mdn_dist.data.text import shown
 
 
 def read(
@@ -53,14 +55,14 @@ def read(
         >>> read(path)
         Corpus(1 drawings, 0 skipped)
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     with file_errors(path):
         kind = _kind(path, max_bytes)
     if kind == "sketch_rnn":
         split = "train" if split is None else split
         return read_sketch_rnn(path, split, malformed=malformed, limit=limit, max_bytes=max_bytes)
     if split is not None:
-        raise ValueError(f"split is for Sketch-RNN's files, got {split!r} for {os.fspath(path)}")
+        raise ValueError(f"split is for Sketch-RNN's files, got {split!r}")
     reader = read_omniglot if kind == "omniglot" else read_quickdraw
     return reader(path, malformed=malformed, limit=limit, max_bytes=max_bytes)
 
@@ -73,10 +75,8 @@ def _kind(path: StrPath, max_bytes: int) -> Literal["omniglot", "quickdraw", "sk
             return "sketch_rnn"
         if any(is_stroke_member(name) for name in names):
             return "omniglot"
-        raise ValueError(f"expected .npy or .txt members in the zip file, got {names[:10]}")
-    for line in read_lines(path, max_bytes):
-        if line.strip():
-            if line.lstrip().startswith(b"{"):
-                return "quickdraw"
-            break
+        raise ValueError(f"expected .npy or .txt members, got {shown(repr(names[:10]))}")
+    lines = islice(read_lines(path, max_bytes), MAX_RECORDS)
+    if next(filter(bytes.strip, lines), b"").lstrip().startswith(b"{"):
+        return "quickdraw"
     raise ValueError("expected a zip of .npy or .txt members, or JSON lines")

@@ -1,14 +1,15 @@
 """Even spacing of points along each stroke, and noise for points that sit on a lattice."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, to_positive
+from mdn_dist.data.corpus import MAX_POINTS
 from mdn_dist.data.strokes import (
     check_points,
     check_sequence,
     from_polylines,
+    in_float64,
     polylines,
     stroke_lengths,
     to_absolute,
@@ -21,7 +22,8 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
 
     A stroke of extent `l` becomes `max(1, round(l / spacing))` equal steps, so its step is as near
     to `spacing` as a whole number of steps allows, and its two end points stay where they are. A
-    dot (one point, or several at one place) becomes one point.
+    dot (one point, or several at one place) becomes one point. What comes out has at most
+    `mdn_dist.data.corpus.MAX_POINTS` points.
 
     Args:
         points: Stroke points `dx, dy, end_of_stroke`, shape `(T, 3)`.
@@ -33,8 +35,9 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
         Stroke points of shape `(T', 3)` and the dtype of `points`.
 
     Raises:
-        ValueError: If a shape is wrong, `spacing` is not positive, or `along` decreases inside a
-            stroke.
+        TypeError: If an argument is of a wrong type.
+        ValueError: If a shape is wrong, a point is not finite, `spacing` is not positive or makes
+            too many points, or `along` decreases inside a stroke.
 
     Example:
         >>> resample(torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, 1.0]]), spacing=2.0)
@@ -43,17 +46,29 @@ def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> 
                 [2., 0., 1.]])
     """
     check_sequence(points)
-    if not (spacing > 0 and math.isfinite(spacing)):
-        raise ValueError(f"spacing must be positive and finite, got {spacing}")
-    if along is not None and along.shape != points.shape[:1]:
-        raise ValueError(f"along must have shape ({len(points)},), got {tuple(along.shape)}")
-    strokes = polylines(points.double())
+    spacing = to_positive(spacing, "spacing")
+    if not points.isfinite().all():
+        raise ValueError("points must be finite, got NaN or infinity")
+    if along is not None:
+        check_tensor(along, "along")
+        if along.shape != points.shape[:1]:
+            raise ValueError(f"along must have shape ({len(points)},), got {tuple(along.shape)}")
+    strokes = polylines(in_float64(points))
     if along is None:
         positions = [_arc_length(stroke) for stroke in strokes]
     else:
-        positions = list(along.double().split(stroke_lengths(points)))
-    even = [_interpolate(stroke, s, spacing) for stroke, s in zip(strokes, positions, strict=True)]
-    return from_polylines(even).to(points.dtype)
+        positions = list(in_float64(along).split(stroke_lengths(points)))
+    steps = [_steps(stroke, s, spacing) for stroke, s in zip(strokes, positions, strict=True)]
+    total = len(steps) + sum(steps)
+    if total > MAX_POINTS:
+        raise ValueError(
+            f"spacing {spacing} would make {total:.10g} points, expected at most {MAX_POINTS}"
+        )
+    even = [
+        _interpolate(stroke, s, int(count))
+        for stroke, s, count in zip(strokes, positions, steps, strict=True)
+    ]
+    return from_polylines(even).to(points)
 
 
 def _arc_length(stroke: Tensor) -> Tensor:
@@ -61,14 +76,20 @@ def _arc_length(stroke: Tensor) -> Tensor:
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
 
-def _interpolate(stroke: Tensor, s: Tensor, spacing: float) -> Tensor:
-    """Returns the stroke `(n, 2)` at even values of `s`, `(n,)`, from its first to its last."""
+def _steps(stroke: Tensor, s: Tensor, spacing: float) -> float:
+    """Returns how many steps a stroke becomes, none if it is a dot; infinity is one answer."""
     if bool((stroke == stroke[0]).all()):
-        return stroke[:1]
+        return 0.0
     if not bool((s.diff() >= 0).all()):
         raise ValueError("along must not decrease inside a stroke, got a step back (or NaN)")
-    count = max(1, math.floor(float(s[-1] - s[0]) / spacing + 0.5))
-    inner = torch.linspace(0.0, 1.0, count + 1, dtype=s.dtype, device=s.device)[1:-1]
+    return max(1.0, float(((s[-1] - s[0]) / spacing + 0.5).floor()))
+
+
+def _interpolate(stroke: Tensor, s: Tensor, steps: int) -> Tensor:
+    """Returns the stroke `(n, 2)` at even values of `s`, `(n,)`, from its first to its last."""
+    if steps == 0:
+        return stroke[:1]
+    inner = torch.linspace(0.0, 1.0, steps + 1, dtype=s.dtype, device=s.device)[1:-1]
     targets = s[0] + inner * (s[-1] - s[0])
     # right=True picks a segment of positive width wherever values of s repeat.
     right = torch.searchsorted(s, targets, right=True).clamp(1, len(s) - 1)
@@ -97,6 +118,7 @@ def dequantize(points: Tensor, step: float, generator: torch.Generator | None = 
         Stroke points of the same shape and dtype; the flags are copied.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If the shape is not `(..., T, 3)`, or `step` is not positive and finite.
 
     Example:
@@ -107,8 +129,7 @@ def dequantize(points: Tensor, step: float, generator: torch.Generator | None = 
                 [3., 1., 1.]])
     """
     check_points(points)
-    if not (step > 0 and math.isfinite(step)):
-        raise ValueError(f"step must be positive and finite, got {step}")
+    step = to_positive(step, "step")
     absolute = to_absolute(points)
     noise = torch.rand(
         absolute[..., :2].shape, generator=generator, dtype=points.dtype, device=points.device

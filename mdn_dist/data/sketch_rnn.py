@@ -1,45 +1,39 @@
 """Sketch-RNN's files: an npz of object arrays, read without running the pickle inside."""
 
-import io
 import os
-import tokenize
-import warnings
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mdn_dist.data.archive import open_archive
-from mdn_dist.data.array_pickle import to_float64, unpickle_arrays
+from mdn_dist.data.array_pickle import NumericArray, numeric_array, unpickle_arrays
 from mdn_dist.data.corpus import (
     MAX_FILE_BYTES,
     MAX_MEMBER_BYTES,
     MAX_RECORDS,
     Corpus,
+    Measured,
     Record,
     StrPath,
     check_options,
-    check_point_count,
     collect,
     file_errors,
 )
-from mdn_dist.data.drawing import Drawing, drawing_at_origin
+from mdn_dist.data.drawing import Drawing
+from mdn_dist.data.text import shown
 
 _SPLITS = ("train", "valid", "test")
+_MAX_HEADER_BYTES = 1000
 
-# NumPy parses a header with Python's own tokenizer and parser, and lets some of their faults pass.
-_HEADER_FAULTS = (
-    LookupError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
+# What NumPy writes, and no more: its own parser takes any Python literal, in time that grows with
+# the square of the length. Python 2 wrote sizes as 12L.
+_HEADER = re.compile(
+    r"\{'descr': '([<>|][A-Za-z][0-9]*)', 'fortran_order': (True|False), "
+    r"'shape': \(((?:[0-9]{1,18}L?(?:,|(?:, [0-9]{1,18}L?)+))?)\), \} *\n"
 )
 
 
@@ -56,7 +50,8 @@ def read_sketch_rnn(
     The file is an npz with members `train`, `valid`, `test`, each an object array of arrays `(T,
     3)`: `dx, dy, pen_lifted` with y down, the pen lifted after the point. An object array is a
     pickle; it is read by stand-ins that admit numeric arrays and nothing else, and nothing that the
-    file names is called. A numeric member `(N, T, 3)` is read too.
+    file names is called. A numeric member `(N, T, 3)` is read too. Where the pen is never lifted
+    after the last point, as in some exports, the drawing ends a stroke there all the same.
 
     Args:
         path: The npz file.
@@ -87,7 +82,7 @@ def read_sketch_rnn(
         >>> read_sketch_rnn(path, split="test")[0].points.tolist()
         [[0.0, 0.0, 0.0], [5.0, 2.0, 1.0]]
     """
-    check_options(malformed, limit, max_bytes)
+    check_options(path, malformed, limit, max_bytes)
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
     with file_errors(path):
@@ -100,7 +95,7 @@ def _read_member(path: StrPath, name: str, max_bytes: int) -> bytes:
     with open_archive(path, max_bytes) as archive:
         found = {member.filename: member for member in archive.members}
         if name not in found:
-            raise ValueError(f"expected a member {name}, got {sorted(found)[:10]}")
+            raise ValueError(f"expected a member {name}, got {shown(repr(sorted(found)[:10]))}")
         try:
             return archive.read(found[name], MAX_MEMBER_BYTES)
         except ValueError as error:
@@ -110,56 +105,67 @@ def _read_member(path: StrPath, name: str, max_bytes: int) -> bytes:
 def _records(content: bytes, path: StrPath, member: str) -> Iterator[Record]:
     try:
         arrays = _arrays(content)
-        for number, build in enumerate(arrays):
+        for number, read in enumerate(arrays):
             name = f"{member}, drawing {number}"
-            yield name, partial(_to_drawing, build, f"{os.fspath(path)}: {name}")
+            yield name, partial(_read_array, read, f"{os.fspath(path)}: {name}")
     except ValueError as error:
         raise ValueError(f"{member}: {error}") from error
 
 
-def _arrays(content: bytes) -> Iterator[Callable[[], npt.NDArray[np.float64]]]:
-    stream = io.BytesIO(content)
-    shape, is_fortran, dtype = _read_header(stream)
-    body = content[stream.tell() :]
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"expected a shape of sizes, got {shape}")
+def _arrays(content: bytes) -> Iterator[Callable[[], NumericArray]]:
+    descr, is_fortran, shape, start = _read_header(content)
+    body = memoryview(content)[start:]
     if shape and shape[0] > MAX_RECORDS:
         raise ValueError(f"more than {MAX_RECORDS} drawings")
-    if dtype == np.dtype(object):
+    if descr in ("|O", "|O4", "|O8"):
         if len(shape) != 1:
             raise ValueError(f"expected an object array of shape (N,), got {shape}")
-        yield from unpickle_arrays(body, shape[0])
+        yield from unpickle_arrays(bytes(body), shape[0])
         return
     if len(shape) != 3 or shape[2] != 3:
         raise ValueError(f"expected a numeric array of shape (N, T, 3), got {shape}")
-    for drawing in to_float64(body, dtype, shape, "F" if is_fortran else "C"):
-        yield partial(np.array, drawing)
+    drawings = numeric_array(body, descr, shape, is_fortran=is_fortran)
+    for values in drawings:
+        yield partial(np.asarray, values)
 
 
-def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
+def _read_header(content: bytes) -> tuple[str, bool, tuple[int, ...], int]:
+    """Returns dtype, memory order and shape of an npy file, and where its data starts."""
+    if not content.startswith(b"\x93NUMPY"):
+        raise ValueError("expected an npy file, got other magic bytes")
+    version = tuple(content[6:8])
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"expected npy version 1.0 or 2.0, got {version}")
-    # Headers of Python 2, and literals with odd escapes, warn while they are parsed.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return readers[version](stream)
-        except _HEADER_FAULTS as error:
-            raise ValueError(f"damaged npy header: {error}") from error
+    start = 10 if version == (1, 0) else 12
+    stop = start + int.from_bytes(content[8:start], "little")
+    if stop - start > _MAX_HEADER_BYTES:
+        raise ValueError(f"damaged npy header: more than {_MAX_HEADER_BYTES} bytes")
+    text = content[start:stop].decode("latin1")
+    header = _HEADER.fullmatch(text)
+    if header is None:
+        raise ValueError(
+            "damaged npy header: expected a dtype and a shape of sizes as NumPy writes them, "
+            f"got {shown(repr(text))}"
+        )
+    descr, is_fortran, shape = header.groups()
+    sizes = tuple(int(size.strip(" L")) for size in shape.split(",") if size)
+    return descr, is_fortran == "True", sizes, stop
 
 
-def _to_drawing(build: Callable[[], npt.NDArray[np.float64]], source: str) -> Drawing:
-    values = build()
+def _read_array(read: Callable[[], NumericArray], source: str) -> Measured:
+    values = read()
     if values.ndim != 2 or values.shape[1] != 3:
         raise ValueError(f"expected an array of shape (T, 3), got {values.shape}")
-    check_point_count(len(values))
-    offsets = torch.from_numpy(values)
-    absolute = torch.stack(
-        [offsets[:, 0].cumsum(0), 0.0 - offsets[:, 1].cumsum(0), offsets[:, 2]], dim=1
-    )
-    return drawing_at_origin(absolute, source=source)
+    return len(values), partial(_to_drawing, values, source)
+
+
+def _to_drawing(values: NumericArray, source: str) -> Drawing:
+    # What overflows, or a signalling NaN, would make NumPy warn; a drawing refuses it in any case.
+    with np.errstate(all="ignore"):
+        rows = values.astype(np.float64)
+        rows[:, 1] = 0.0 - rows[:, 1]
+        rows[0, :2] -= rows[0, :2]
+        if rows[-1, 2] == 0:
+            rows[-1, 2] = 1
+        points = torch.from_numpy(rows.astype(np.float32))
+    return Drawing(points, source=source)

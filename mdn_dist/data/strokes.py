@@ -4,17 +4,18 @@ A drawing is a float tensor `(T, 3)` of rows `dx, dy, end_of_stroke`, as `mdn_di
 it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from mdn_dist.data.arguments import check_tensor, items_of
+
 
 def check_points(points: Tensor, name: str = "points") -> None:
     """Raises unless `points` is a floating tensor of shape `(..., T, 3)`."""
-    if not isinstance(points, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+    check_tensor(points, name)
     if points.ndim < 2 or points.shape[-1] != 3:
         raise ValueError(f"{name} must have shape (..., T, 3), got {tuple(points.shape)}")
     if not points.is_floating_point():
@@ -26,6 +27,14 @@ def check_sequence(points: Tensor, name: str = "points") -> None:
     check_points(points, name)
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"{name} must have shape (T, 3) with T >= 1, got {tuple(points.shape)}")
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float64: on its device, or on the CPU where the device has no float64."""
+    try:
+        return tensor.double()
+    except (TypeError, RuntimeError):  # Apple's MPS raises the one, GPUs without it the other
+        return tensor.cpu().double()
 
 
 def to_absolute(points: Tensor) -> Tensor:
@@ -40,6 +49,7 @@ def to_absolute(points: Tensor) -> Tensor:
         Rows `x, y, end_of_stroke` of the same shape and dtype; the flags are copied.
 
     Raises:
+        TypeError: If it is not a tensor.
         ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
 
     Example:
@@ -49,7 +59,7 @@ def to_absolute(points: Tensor) -> Tensor:
                 [2., 1., 1.]])
     """
     check_points(points)
-    positions = points[..., :2].cumsum(dim=-2, dtype=torch.float64).to(points.dtype)
+    positions = in_float64(points[..., :2]).cumsum(dim=-2).to(points)
     return torch.cat([positions, points[..., 2:]], dim=-1)
 
 
@@ -67,6 +77,7 @@ def to_offsets(absolute: Tensor) -> Tensor:
         Stroke points `dx, dy, end_of_stroke` of the same shape and dtype; the flags are copied.
 
     Raises:
+        TypeError: If it is not a tensor.
         ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
 
     Example:
@@ -102,6 +113,7 @@ def polylines(points: Tensor) -> list[Tensor]:
         One tensor `(n, 2)` of positions `x, y` for each stroke.
 
     Raises:
+        TypeError: If it is not a tensor.
         ValueError: If the shape is not `(T, 3)` with `T >= 1` or the dtype is not floating.
 
     Example:
@@ -113,7 +125,7 @@ def polylines(points: Tensor) -> list[Tensor]:
     return list(to_absolute(points)[:, :2].split(stroke_lengths(points)))
 
 
-def from_polylines(strokes: Sequence[Tensor]) -> Tensor:
+def from_polylines(strokes: Iterable[Tensor]) -> Tensor:
     """Joins strokes in absolute positions into one drawing; the inverse of `polylines`.
 
     Args:
@@ -123,6 +135,7 @@ def from_polylines(strokes: Sequence[Tensor]) -> Tensor:
         Stroke points `dx, dy, end_of_stroke`, shape `(T, 3)`, the last row of each stroke flagged.
 
     Raises:
+        TypeError: If the strokes are not tensors.
         ValueError: If there is no stroke, or one has another shape or dtype.
 
     Example:
@@ -131,16 +144,19 @@ def from_polylines(strokes: Sequence[Tensor]) -> Tensor:
                 [1., 2., 1.],
                 [3., 0., 1.]])
     """
-    if len(strokes) == 0:
+    parts = list(items_of(strokes, "strokes", "tensors (n, 2), one for each stroke"))
+    if not parts:
         raise ValueError("strokes must hold at least one stroke, got none")
-    for index, stroke in enumerate(strokes):
+    for index, stroke in enumerate(parts):
+        check_tensor(stroke, f"strokes[{index}]")
         if stroke.ndim != 2 or stroke.shape[1] != 2 or len(stroke) == 0:
             raise ValueError(
                 f"strokes[{index}] must have shape (n, 2) with n >= 1, got {tuple(stroke.shape)}"
             )
         if not stroke.is_floating_point():
             raise ValueError(f"strokes[{index}] must be floating point, got {stroke.dtype}")
-    positions = torch.cat(list(strokes))
+    positions = torch.cat(parts)
+    lengths = torch.tensor([len(part) for part in parts], device=positions.device)
     flags = positions.new_zeros(len(positions), 1)
-    flags[torch.tensor([len(stroke) for stroke in strokes]).cumsum(0) - 1] = 1.0
+    flags[lengths.cumsum(0) - 1] = 1.0
     return to_offsets(torch.cat([positions, flags], dim=1))

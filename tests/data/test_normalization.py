@@ -92,11 +92,24 @@ def test_parameters_are_checked(loc, scale, match):
 
 
 @pytest.mark.parametrize(
-    ("change", "match"), [({"loc_y": "x"}, "could not convert"), ({"scale_x": -1.0}, "positive")]
+    ("change", "match"),
+    [
+        ({"loc_y": "x"}, "loc_y: could not convert"),
+        ({"loc_y": "1_0"}, "loc_y: could not convert"),
+        ({"loc_y": " 1"}, "loc_y: could not convert"),
+        ({"loc_y": "\uff11"}, "loc_y: could not convert"),
+        ({"loc_y": "infinity"}, "loc_y: could not convert"),
+        ({"loc_y": "inf"}, "loc must be finite"),
+        ({"loc_y": 10**400}, "loc_y: int too large"),
+        ({"scale_x": -1.0}, "positive"),
+    ],
 )
 def test_from_dict_refuses_what_is_no_normalization(change, match):
     values = {"loc_x": 0.0, "loc_y": 0.0, "scale_x": 1.0, "scale_y": 1.0}
     with pytest.raises(ValueError, match=match):
         Normalization.from_dict(values | change)
+    for value in (None, True, [1.0], b"1"):
+        with pytest.raises(TypeError, match="loc_x must be a number or text, got"):
+            Normalization.from_dict(values | {"loc_x": value})
     with pytest.raises(ValueError, match="scale_y"):
         Normalization.from_dict({name: values[name] for name in ("loc_x", "loc_y", "scale_x")})

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mdn_dist.data import StrokeFileError, polylines, read_omniglot, to_absolute
+from mdn_dist.data.text import to_number
 
 GOOD = "START\n1.5,-2,100\n2,-1,140\nBREAK\n5,5,900\nBREAK\n"
 NAME = "set/Latin/character04/0001_07.txt"
@@ -32,6 +33,17 @@ MALFORMED = {
     "nan": ("START\n1,nan,3\nBREAK\n", "line 2: expected finite numbers"),
     "infinite": ("START\n1,2,1e999\nBREAK\n", "line 2: expected finite numbers"),
     "above float32": ("START\n0,0,0\n1e60,2,1\nBREAK\n", "finite float32"),
+    "digits in groups": (
+        "START\n1,1_0,3\nBREAK\n",
+        "line 2: expected x,y,milliseconds, got '1,1_0",
+    ),
+    "a space": ("START\n1, 2,3\nBREAK\n", "line 2: expected x,y,milliseconds"),
+    "a tab at the end": ("START\n1,2,3\t\nBREAK\n", "line 2: expected x,y,milliseconds"),
+    "infinity": ("START\n1,infinity,3\nBREAK\n", "line 2: expected x,y,milliseconds"),
+    "hexadecimal": ("START\n1,0x2,3\nBREAK\n", "line 2: expected x,y,milliseconds"),
+    "a blank line": ("START\n\n1,2,3\nBREAK\n", "line 2: expected x,y,milliseconds, got ''"),
+    "a blank line at the end": ("START\n1,2,3\nBREAK\n\n", "line 4: expected x,y,milliseconds"),
+    "another word": ("START\n1,2,3\nBREAKFAST\n", "line 3: expected x,y,milliseconds"),
     "not ascii": ("START\n١,2,3\nBREAK\n", "ascii"),
 }
 
@@ -45,6 +57,45 @@ def test_malformed_members_are_named_or_skipped(write_zip, text, match):
     assert [drawing.writer for drawing in corpus] == ["08"]
     assert len(corpus.skipped) == 1
     assert NAME in corpus.skipped[0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system(write_zip, end):
+    (drawing,) = read_omniglot(write_zip({NAME: GOOD.replace("\n", end)}))
+    assert len(drawing.points) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "-7.", "+7.5", ".5", "7e2", "-7.25E-02", "007", "1e400", "nan"]
+)
+def test_numbers_are_read_as_python_and_c_write_them(text):
+    assert to_number(text) == pytest.approx(float(text), rel=0, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " 1",
+        "1 ",
+        "1\n",
+        "1_0",
+        "٣",
+        "１",
+        "0x1",
+        "1e",
+        "e1",
+        ".",
+        "--1",
+        "infinity",
+        "1,0",
+        "1" * 99 + "x",
+    ],
+)
+def test_what_else_float_may_take_is_no_number(text):
+    with pytest.raises(ValueError, match="could not convert to a number") as error:
+        to_number(text)
+    assert len(str(error.value)) < 150
 
 
 @pytest.mark.parametrize("name", ["a/0001_01.txt", "a/b/notes.txt", "a/b/0001_x.txt"])

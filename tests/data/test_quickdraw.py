@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdn_dist.data import Drawing, StrokeFileError, read_quickdraw, write_quickdraw
+from mdn_dist.data import Drawing, StrokeFileError, read, read_quickdraw, write_quickdraw
 from mdn_dist.data import corpus as corpus_module
+from mdn_dist.data import reading as reading_module
 
 RAW = {"word": "cat", "drawing": [[[1, 2.5], [3, 9], [10, 27]], [[4], [4], [110]]]}
 SIMPLE = {"word": "dog", "drawing": [[[0, 255], [255, 0]]]}
@@ -59,9 +60,23 @@ MALFORMED = {
     "infinity": ('{"word": "x", "drawing": [[[1], [-Infinity]]]}', "finite number, got -Inf"),
     "overflow to infinity": ('{"word": "x", "drawing": [[[1e999], [1]]]}', "finite float32"),
     "above float32": (with_strokes([[0, 1e39], [1, 1]]), "finite float32"),
-    "a huge integer": (with_strokes([[10**400], [1]]), "number too large"),
-    "more digits than Python reads": ("1" * 5000, "limit"),
+    "more points than a drawing has": (with_strokes([[0] * 100_001] * 2), "at most 100000 points"),
+    "a million numbers": (
+        with_strokes([[0] * 500_000] * 2),
+        "more values than a drawing of 100000",
+    ),
+    "a million lists": ("[" + "[]," * 1_000_000 + "[]]", "more values than a drawing of 100000"),
+    "a huge integer": (with_strokes([[10**400], [1]]), "finite float32"),
+    "more digits than Python reads": (
+        '{"word": "x", "drawing": [[[%s], [1]]]}' % ("1" * 5000),
+        "finite float32",
+    ),
+    "a huge integer alone": ("1" * 5000, "expected a JSON object, got float"),
     "deep nesting": ("[" * 100_000, "nested too deep"),
+    "recognized as text": (json.dumps(SIMPLE | {"recognized": "true"}), "'recognized', got str"),
+    "recognized as number": (json.dumps(SIMPLE | {"recognized": 1}), "'recognized', got float"),
+    "country as number": (json.dumps(SIMPLE | {"countrycode": 1}), "'countrycode', got float"),
+    "no country": (json.dumps(SIMPLE | {"countrycode": None}), "'countrycode', got NoneType"),
 }
 
 
@@ -76,6 +91,34 @@ def test_malformed_lines_are_named_or_skipped(tmp_path, line, match):
     assert [drawing.label for drawing in corpus] == ["cat", "dog"]
     assert len(corpus.skipped) == 1
     assert "line 2" in corpus.skipped[0]
+
+
+@pytest.mark.parametrize("reader", [read_quickdraw, read])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_passed_over(tmp_path, reader, pack):
+    path = tmp_path / "file.ndjson"
+    path.write_bytes(pack(json.dumps(SIMPLE).encode("utf-8-sig")))
+    assert [drawing.label for drawing in reader(path)] == ["dog"]
+    path.write_bytes(pack(("\n" + json.dumps(RAW)).encode("utf-8-sig")))
+    assert [drawing.label for drawing in reader(path)] == ["cat"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_blank_lines_count_as_records(write_lines, monkeypatch, pack):
+    monkeypatch.setattr(corpus_module, "MAX_RECORDS", 4)
+    assert len(read_quickdraw(write_lines("", " ", RAW, SIMPLE, pack=pack))) == 2
+    path = write_lines("", " ", "\t", RAW, SIMPLE, pack=pack)
+    with pytest.raises(StrokeFileError, match="more than 4 records"):
+        read_quickdraw(path, malformed="skip")
+    monkeypatch.setattr(reading_module, "MAX_RECORDS", 3)
+    with pytest.raises(StrokeFileError, match="expected a zip of"):
+        read(path)
+
+
+def test_the_longest_drawing_is_read(write_lines):
+    dots = {"word": "x", "drawing": [[[0.5], [1], [i]] for i in range(corpus_module.MAX_POINTS)]}
+    (drawing,) = read_quickdraw(write_lines(dots))
+    assert len(drawing.points) == 100_000
 
 
 def test_a_limit_stops_reading(write_lines):
@@ -136,9 +179,51 @@ def test_what_is_written_is_read_back_unchanged(tmp_path_factory, rows, label, w
         assert first.times is None
 
 
+def test_country_and_recognition_are_kept_and_written_back(write_lines, tmp_path):
+    lines = [
+        SIMPLE,
+        RAW | {"recognized": True, "countrycode": "DE"},
+        SIMPLE | {"recognized": False},
+        SIMPLE | {"recognized": None},
+    ]
+    expected = [(None, ""), (True, "DE"), (False, ""), (None, "")]
+    corpus = read_quickdraw(write_lines(*lines))
+    assert [(d.recognized, d.countrycode) for d in corpus] == expected
+    write_quickdraw(tmp_path / "again", corpus)
+    again = read_quickdraw(tmp_path / "again")
+    assert [(d.recognized, d.countrycode) for d in again] == expected
+    written = [json.loads(line) for line in (tmp_path / "again").read_text().splitlines()]
+    unset = {"word", "writer", "drawing"}
+    assert [set(line) - unset for line in written] == [
+        set(),
+        {"recognized", "countrycode"},
+        {"recognized"},
+        set(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "drawings", "match"),
+    [
+        (5, [], "path must be a str or an os.PathLike of it, got int"),
+        (b"own", [], "path must be a str or an os.PathLike of it, got bytes"),
+        ("own", 5, "drawings must be an iterable of drawings, got int"),
+        ("own", [torch.zeros(1, 3)], r"drawings\[0\] must be a Drawing, got Tensor"),
+    ],
+)
+def test_writing_names_an_argument_of_a_wrong_type(tmp_path, monkeypatch, path, drawings, match):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=match):
+        write_quickdraw(path, drawings)
+
+
 def test_the_real_file(real_file, tmp_path):
     path = real_file("quickdraw/raw_16_categories.ndjson.gz")
     corpus = read_quickdraw(path)
+    with gzip.open(path) as lines:
+        known = [json.loads(line) for line in lines]
+    assert [d.recognized for d in corpus] == [line["recognized"] for line in known]
+    assert [d.countrycode for d in corpus] == [line["countrycode"] for line in known]
     assert len(corpus) == 494
     assert corpus.skipped == ()
     assert len({drawing.label for drawing in corpus}) == 16

@@ -1,8 +1,10 @@
+import io
 import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,6 +57,31 @@ def test_options_are_checked(reader, options, match):
 
 
 @pytest.mark.parametrize("reader", [*READERS.values(), read])
+@pytest.mark.parametrize(
+    ("path", "options", "match"),
+    [
+        (5, {}, "path must be a str or an os.PathLike of it, got int"),
+        (None, {}, "path must be a str or an os.PathLike of it, got NoneType"),
+        (b"file", {}, "path must be a str or an os.PathLike of it, got bytes"),
+        (io.BytesIO(), {}, "path must be a str or an os.PathLike of it, got BytesIO"),
+        ("file", {"limit": 2.0}, "limit must be an int, got float"),
+        ("file", {"limit": True}, "limit must be an int, got bool"),
+        ("file", {"limit": "2"}, "limit must be an int, got str"),
+        ("file", {"max_bytes": 1e9}, "max_bytes must be an int, got float"),
+        ("file", {"max_bytes": None}, "max_bytes must be an int, got NoneType"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(reader, path, options, match):
+    with pytest.raises(TypeError, match=f"^{match}"):
+        reader(path, **options)
+
+
+def test_a_numpy_integer_is_an_integer(small_file):
+    _, path = small_file
+    assert len(read(path, limit=np.int64(2), max_bytes=np.int32(10**6))) == 2
+
+
+@pytest.mark.parametrize("reader", [*READERS.values(), read])
 def test_a_missing_file_is_the_ordinary_error(reader, tmp_path):
     with pytest.raises(FileNotFoundError):
         reader(tmp_path / "none")
@@ -101,7 +128,7 @@ def check_corpus_or_error(reader, path, malformed):
 @pytest.mark.parametrize("malformed", ["raise", "skip"])
 @pytest.mark.parametrize("kind", WRITERS)
 @given(drawn=st.data())
-@settings(max_examples=120, deadline=2000)
+@settings(max_examples=120)
 def test_any_bytes_give_a_corpus_or_the_error(kind, malformed, drawn):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
@@ -117,7 +144,7 @@ def test_any_bytes_give_a_corpus_or_the_error(kind, malformed, drawn):
 
 @pytest.mark.parametrize("member", ["train.npy", "a/b/0001_01.txt"])
 @given(drawn=st.data())
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 def test_any_member_gives_a_corpus_or_the_error(member, drawn):
     """As above, under a valid checksum, so that the damage reaches the pickle and the text."""
     with tempfile.TemporaryDirectory() as folder:

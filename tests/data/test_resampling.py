@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdn_dist.data import dequantize, from_polylines, polylines, resample, to_absolute
+from mdn_dist.data import resampling as resampling_module
 
 
 def random_strokes(seed, lengths):
@@ -104,6 +107,41 @@ def test_pauses_in_time_and_repeated_points_do_no_harm():
 def test_bad_arguments(spacing, along, match):
     with pytest.raises(ValueError, match=match):
         resample(torch.tensor([[0.0, 0, 0], [1, 1, 1]]), spacing, along=along)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "along", "made"),
+    [
+        (1e-3, None, "1e+12"),
+        (1e4, None, "100001"),
+        (1e4, torch.tensor([0.0, 1e30], dtype=torch.float64), "1e+26"),
+        (5e-324, torch.tensor([0.0, 1.0]), "inf"),
+        (1.0, torch.tensor([0.0, torch.inf]), "inf"),
+    ],
+)
+def test_points_are_counted_before_they_are_made(spacing, along, made):
+    points = torch.tensor([[0.0, 0, 0], [1e9, 0, 1]])
+    message = f"spacing {spacing} would make {made}"
+    with pytest.raises(
+        ValueError, match=re.escape(message) + r"\d* points, expected at most 100000"
+    ):
+        resample(points, spacing, along=along)
+    assert len(resample(points, 1.1e4)) == 90_910
+
+
+def test_points_of_all_strokes_count(monkeypatch):
+    monkeypatch.setattr(resampling_module, "MAX_POINTS", 11)
+    line = torch.tensor([[0.0, 0], [4, 0]])
+    strokes = [line, line, line[:1]]
+    assert len(resample(from_polylines(strokes), 1.0)) == 11
+    with pytest.raises(ValueError, match="would make 12 points, expected at most 11"):
+        resample(from_polylines([*strokes, line[:1]]), 1.0)
+
+
+def test_points_that_are_not_finite_are_refused():
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="points must be finite"):
+            resample(torch.tensor([[0.0, 0, 0], [value, 0, 1]]), 1.0)
 
 
 def test_dequantize_moves_each_position_uniformly_inside_its_cell():

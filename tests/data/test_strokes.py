@@ -1,9 +1,23 @@
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdn_dist.data import Drawing, collate, from_polylines, polylines, to_absolute, to_offsets
+from mdn_dist.data import (
+    Drawing,
+    Normalization,
+    collate,
+    dequantize,
+    from_polylines,
+    polylines,
+    resample,
+    to_absolute,
+    to_offsets,
+)
 
 
 def random_points(seed, lengths, dtype=torch.float32):
@@ -88,6 +102,11 @@ END = torch.tensor([[0.0, 0.0, 1.0]])
         ({"points": END * torch.tensor([torch.nan, 1, 1])}, ValueError, "finite"),
         ({"points": END / 2}, ValueError, "0 or 1"),
         ({"points": END * 0}, ValueError, "last point must end a stroke"),
+        ({"points": END, "label": None}, TypeError, "label must be a str, got NoneType"),
+        ({"points": END, "writer": 7}, TypeError, "writer must be a str, got int"),
+        ({"points": END, "source": Path()}, TypeError, "source must be a str, got PosixPath"),
+        ({"points": END, "countrycode": None}, TypeError, "countrycode must be a str"),
+        ({"points": END, "recognized": 1}, TypeError, "recognized must be a bool or None, got int"),
         ({"points": END, "times": [0.0]}, TypeError, "times must be a torch.Tensor"),
         ({"points": END, "times": torch.zeros(2)}, ValueError, r"times must have shape \(1,\)"),
         ({"points": END, "times": torch.zeros(1).double()}, ValueError, "times must be float32"),
@@ -98,6 +117,72 @@ END = torch.tensor([[0.0, 0.0, 1.0]])
 def test_a_drawing_checks_its_format(arguments, error, match):
     with pytest.raises(error, match=match):
         Drawing(**arguments)
+
+
+NORMALIZATION = Normalization(torch.zeros(2), torch.ones(2))
+# Where a tensor is due: the parameter's name, and a call with another value in its place.
+TENSORS = {
+    "to_absolute": ("points", to_absolute),
+    "to_offsets": ("absolute", to_offsets),
+    "polylines": ("points", polylines),
+    "from_polylines": ("strokes[0]", lambda value: from_polylines([value])),
+    "collate": ("items[1]", lambda value: collate([END, value])),
+    "resample": ("points", lambda value: resample(value, 1.0)),
+    "resample along": ("along", lambda value: resample(END, 1.0, along=value)),
+    "dequantize": ("points", lambda value: dequantize(value, 1.0)),
+    "Normalization loc": ("loc", lambda value: Normalization(value, torch.ones(2))),
+    "Normalization scale": ("scale", lambda value: Normalization(torch.zeros(2), value)),
+    "fit": ("drawings[0]", lambda value: Normalization.fit([value])),
+    "normalize": ("points", NORMALIZATION.normalize),
+    "denormalize": ("points", NORMALIZATION.denormalize),
+    "Drawing": ("points", Drawing),
+    "Drawing times": ("times", lambda value: Drawing(END, times=[value])),
+}
+
+
+@pytest.mark.parametrize("value", [END.numpy(), END.tolist(), 1.0, "points"], ids=type)
+@pytest.mark.parametrize(("name", "call"), TENSORS.values(), ids=TENSORS)
+def test_what_is_no_tensor_is_named(name, call, value):
+    with pytest.raises(TypeError, match=f"^{re.escape(name)} must be a torch.Tensor, got "):
+        call(value)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (from_polylines, "strokes must be tensors"),
+        (collate, "items must be drawings or stroke points, got"),
+        (Normalization.fit, "drawings must be drawings or stroke points, got"),
+        (Normalization.from_dict, "values must be a mapping, got"),
+    ],
+)
+@pytest.mark.parametrize("value", [5, Drawing(END), torch.tensor(1.0)], ids=type)
+def test_what_holds_nothing_is_named(call, match, value):
+    with pytest.raises(TypeError, match=f"^{match}"):
+        call(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("spacing", lambda value: resample(END, value)),
+        ("step", lambda value: dequantize(END, value)),
+    ],
+)
+def test_what_is_no_positive_number_is_named(name, call):
+    for value in ("1", None, True, END, 1j):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got "):
+            call(value)
+    for value in (0, -1.0, float("nan"), float("inf"), 10**400):
+        with pytest.raises(ValueError, match=f"^{name} must be positive and finite, got "):
+            call(value)
+    assert call(np.float32(2)).shape == END.shape
+
+
+def test_several_may_come_from_any_iterable():
+    strokes = [END[:, :2], END[:, :2] + 1]
+    assert torch.equal(from_polylines(iter(strokes)), from_polylines(strokes))
+    assert torch.equal(collate(iter([END]))[0], END[None])
 
 
 def test_a_drawing_is_frozen_and_hashable():
