@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from mdn_dist.batch import BatchDistribution
-from mdn_dist.checks import check_all, check_bias, check_temperature, check_tensor
+from mdn_dist.checks import check_all, check_bias, check_temperature, check_tensor, is_number
 from mdn_dist.functional import least_scale, posterior, sharpen, whiten
 from mdn_dist.marginals import affine, condition, marginal, resolve_dims
 from mdn_dist.modes import at_largest, highest_mode
@@ -350,7 +349,9 @@ class MixtureAlgebra(BatchDistribution):
         """
         dims = resolve_dims(dims, self.event_shape[0])
         values = self._numbers("values", values, len(dims))
-        return self._changed(lambda *parameters: condition(*parameters, dims, values))
+        return self._changed(
+            lambda logits, loc, scale_tril: condition(logits, loc, scale_tril, dims, values)
+        )
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> Self:
         """Return the distribution of ``loc + scale * x``, as in other units.
@@ -394,11 +395,10 @@ class MixtureAlgebra(BatchDistribution):
 
     def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
         """Return `given`, one number or ``(*, size)``, checked and as the mixture's own numbers."""
-        if isinstance(given, Real):
-            given = self.loc.new_full((), given)
-        elif not isinstance(given, Tensor):
+        if not isinstance(given, Tensor):
             try:
-                given = torch.as_tensor(given)
+                # not by as_tensor, of which torch.jit.trace warns
+                given = self.loc.new_full((), given) if is_number(given) else torch.as_tensor(given)
             except (TypeError, ValueError, RuntimeError) as error:
                 got = type(given).__name__
                 raise TypeError(f"{name} must be a number or a tensor, got {got}") from error

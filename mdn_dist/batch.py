@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from mdn_dist.checks import check_mask, check_tensor
-from mdn_dist.functional import expanded, traced, widen
+from mdn_dist.functional import expanded, traced, tracing, widen
 
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
@@ -274,7 +274,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         return widen(value) if value.is_floating_point() else value.to(self._dtype)
 
     def _check_shape(self, value: Tensor, name: str, size: int | None = None) -> None:
-        if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+        if tracing():
             return
         size = self.event_shape[0] if size is None else size
         if value.shape[-1:] != (size,):

@@ -65,7 +65,8 @@ def _exact_survival(count: int, statistic: float) -> float:
     matrix[-1, 0] += max(2 * h - 1, 0.0) ** m
     matrix /= (order.clamp_min(0) + 1).lgamma().exp()
     ways = math.prod(i / count for i in range(1, count + 1))
-    return 1 - ways * torch.linalg.matrix_power(matrix, count)[k - 1, k - 1].item()
+    share: float = torch.linalg.matrix_power(matrix, count)[k - 1, k - 1].item()
+    return 1 - ways * share
 
 
 def _asymptotic_survival(count: int, statistic: float) -> float:

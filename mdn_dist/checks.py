@@ -22,15 +22,15 @@ def check_tensor(value: object, name: str) -> None:
     Example:
         >>> check_tensor([0.0, 1.0], "points")
         Traceback (most recent call last):
-        TypeError: points must be a tensor, got list
+        TypeError: points must be a torch.Tensor, got list
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.is_complex():
         raise TypeError(f"{name} must be a tensor of real numbers, got {value.dtype}")
 
 
-def check_mask(mask: object) -> None:
+def check_mask(mask: Tensor) -> None:
     """Raise TypeError unless `mask` is a boolean tensor.
 
     Args:
@@ -64,6 +64,22 @@ def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
         f"{name} must be {expected}, got {got[where].item()} at index {where} "
         f"({len(wrong)} of {valid.numel()} elements are wrong)"
     )
+
+
+def is_number(value: object) -> bool:
+    """Tell whether `value` is one real number, of Python's or of NumPy's.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> is_number(0.5), is_number("0.5")
+        (True, False)
+    """
+    return isinstance(value, Real)
 
 
 def check_counts(**counts: int) -> None:
@@ -106,7 +122,7 @@ def check_clip(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is None:
             continue
-        if not isinstance(limit, Real):
+        if not is_number(limit):
             raise TypeError(f"{name} must be a number or None, got {limit!r}")
         if not limit > 0:
             raise ValueError(f"{name} must be positive or None, got {limit}")
@@ -143,7 +159,7 @@ def check_temperature(temperature: float | Tensor) -> None:
 
 
 def _check_numbers(name: str, given: object) -> None:
-    if not isinstance(given, Real | Tensor):
+    if not is_number(given) and not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(given).__name__}")
 
 

@@ -9,12 +9,11 @@ however far from the others; with a 1 below them, one product with the points gi
 """
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_counts, check_tensor
+from mdn_dist.checks import check_counts, check_tensor, is_number
 from mdn_dist.functional import exp_or_zero_, in_float64
 
 FLOOR = 1e-3  # of every scale
@@ -93,7 +92,7 @@ def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
         raise ValueError("points must be finite, got infinite values or NaN")
     numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
     for name, number in numbers.items():
-        if not isinstance(number, Real):
+        if not is_number(number):
             raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if min_scale is not None and not 0 < min_scale < math.inf:
         raise ValueError(f"min_scale must be positive and finite, got {min_scale}")

@@ -25,6 +25,19 @@ FLAT = 1e9
 """Excess over its margin from which :func:`saturate` is flat; its square is a float32."""
 
 
+def tracing() -> bool:
+    """Tell whether ``torch.jit.trace`` is at work, to which sizes are tensors, not to be compared.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> tracing()
+        False
+    """
+    return torch.jit.is_tracing()  # type: ignore[attr-defined, no-any-return, no-untyped-call]
+
+
 def traced() -> bool:
     """Tell whether a compiler or a functional transform is at work, for which values are unknown.
 
@@ -35,11 +48,7 @@ def traced() -> bool:
         >>> traced(), bool(torch.func.vmap(lambda x: x * traced())(torch.ones(1)))
         (False, True)
     """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return torch.compiler.is_compiling() or tracing() or torch._C._are_functorch_transforms_active()
 
 
 def composes(*tensors: Tensor) -> bool:
@@ -102,7 +111,7 @@ def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(*arguments: Any) -> Tensor:
         tensors = tuple(each for each in arguments if isinstance(each, Tensor))
         if has_torch_function(tensors):
-            return handle_torch_function(call, tensors, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+            return handle_torch_function(call, tensors, *arguments)
         return function(*arguments)
 
     return call
@@ -506,8 +515,7 @@ def expanded(tensor: Tensor, shape: Size) -> Tensor:
         >>> expanded(torch.zeros(2), torch.Size([3, 2])).shape
         torch.Size([3, 2])
     """
-    # to a tracer, sizes are tensors, not to be compared
-    same = not torch.jit.is_tracing() and tensor.shape == shape
+    same = not tracing() and tensor.shape == shape
     return tensor if same else tensor.expand(shape)
 
 
@@ -524,7 +532,10 @@ def in_float64(tensor: Tensor) -> Tensor:
         >>> in_float64(torch.zeros(1)).dtype
         torch.float64
     """
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+    try:
+        return tensor.double()
+    except (TypeError, RuntimeError):  # Apple's MPS raises the one, GPUs without it the other
+        return tensor.cpu().double()
 
 
 def unviewed(tensor: Tensor) -> Tensor:

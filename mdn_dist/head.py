@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from mdn_dist.checks import check_clip, check_counts, check_tensor
-from mdn_dist.functional import clip_gradient, in_float64, unviewed
+from mdn_dist.functional import clip_gradient, in_float64, tracing, unviewed
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
 from mdn_dist.points import gather_points, log_odds
@@ -126,10 +126,7 @@ class MixtureDensityHead(nn.Module):
         if isinstance(features, PackedSequence):
             features = features.data
         check_tensor(features, "features")
-        # to a tracer, sizes are tensors, not to be compared
-        if torch.jit.is_tracing():
-            return self.linear(features)  # type: ignore[no-any-return]
-        if features.shape[-1:] != (self.linear.in_features,):
+        if not tracing() and features.shape[-1:] != (self.linear.in_features,):
             raise ValueError(
                 f"features must end in {self.linear.in_features} values, "
                 f"got shape {tuple(features.shape)}"

@@ -14,7 +14,7 @@ from mdn_dist.algebra import MixtureAlgebra
 from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_offset
 from mdn_dist.fitting import fit_parameters
-from mdn_dist.functional import expanded, least_scale, static_size, unviewed, widen
+from mdn_dist.functional import expanded, least_scale, static_size, tracing, unviewed, widen
 from mdn_dist.outputs import Bounds, OutputMap
 from mdn_dist.rosenblatt import reparameterize
 from mdn_dist.scoring import mixture_log_prob
@@ -416,7 +416,7 @@ def _component_shape(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Size:
 
 def _broadcast_components(logits: Size, loc: Size, scale_tril: Size) -> Size:
     """Return the shape ``(*, K)`` that the shapes of the parameters have together, or raise."""
-    if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+    if tracing():
         return torch.broadcast_shapes(logits, loc[:-1], scale_tril[:-2])  # type: ignore[no-any-return]
     parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
     for name, (shape, dimensions) in parameters.items():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mdn_dist.checks import check_clip, check_counts, check_mask, check_tensor
-from mdn_dist.functional import clip_gradient, static_size, unviewed
+from mdn_dist.functional import clip_gradient, static_size, tracing, unviewed
 from mdn_dist.head import MixtureDensityHead, own_parameter
 from mdn_dist.outputs import Bounds, Pen
 from mdn_dist.points import gather_points
@@ -242,7 +242,7 @@ class PredictionNetwork(nn.Module):
         check_tensor(strokes, "strokes")
         if mask is not None:
             check_mask(mask)
-        if torch.jit.is_tracing():  # to which sizes are tensors, not to be compared
+        if tracing():
             return
         if strokes.dim() != 3 or strokes.shape[-1] != self.point_size:
             raise ValueError(
@@ -265,10 +265,10 @@ class PredictionNetwork(nn.Module):
         """
         # not weight.new_zeros: FSDP's weights are distributed, the state is not
         weight = next(self.layers.parameters())
+        size = self.head.linear.in_features // len(self.layers)
 
         def zeros() -> Tensor:
-            shape = batch_size, self.layers[0].hidden_size
-            return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+            return torch.zeros(batch_size, size, dtype=weight.dtype, device=weight.device)
 
         return tuple((zeros(), zeros()) for _ in self.layers)
 

@@ -14,6 +14,7 @@ from mdn_dist.functional import (
     saturate,
     scale_tril_from_maps,
     sharpen,
+    tracing,
     unsaturate,
     widen,
 )
@@ -215,8 +216,7 @@ class OutputMap:
         check_tensor(outputs, "outputs")
         if not outputs.is_floating_point():
             raise TypeError(f"outputs must be floating point, got {outputs.dtype}")
-        # to a tracer, sizes are tensors, not to be compared
-        if not torch.jit.is_tracing() and outputs.shape[-1:] != (self.size,):
+        if not tracing() and outputs.shape[-1:] != (self.size,):
             blocks = " + ".join(str(size) for size in self.sizes)
             raise ValueError(
                 f"outputs must end in {blocks} = {self.size} values (pen, weights, means, scales, "

@@ -71,7 +71,7 @@ def gather_points(
         >>> gather_points(padded, mask, event_size=2, point_size=3).shape
         torch.Size([4, 3])
     """
-    if not isinstance(strokes, Tensor | Sequence) or isinstance(strokes, str):
+    if not isinstance(strokes, Tensor | Sequence):
         raise TypeError(
             f"strokes must be a tensor or a sequence of tensors, got {type(strokes).__name__}"
         )

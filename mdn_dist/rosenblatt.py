@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.special import erfc, erfcx, ndtri
 
-from mdn_dist.functional import batched, overridable, posterior, traced, whiten
+from mdn_dist.functional import batched, overridable, posterior, traced, tracing, whiten
 
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
@@ -163,15 +163,15 @@ def _attach(
 ) -> Tensor:
     """Return `value` as a function of the parameters and of `uniform`, its transform."""
     shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
-    tensors = (
+    each = (
         logits.expand(*shape, -1),
         loc.expand(*shape, -1, -1),
         scale_tril.expand(*shape, -1, -1, -1),
         uniform.expand(*shape, -1),
         value.expand(*shape, -1),
     )
-    tensors = tuple(tensor.to(value.dtype) for tensor in tensors)
-    if torch.jit.is_tracing():  # what it saves can hold no Function
+    tensors = [tensor.to(value.dtype) for tensor in each]
+    if tracing():  # what it saves can hold no Function
         moved = [tensor - tensor.detach() for tensor in tensors[:4]]
         at = [tensor.detach() for tensor in (*tensors[:3], value)]
         return value + _push_forward(*at, *moved).nan_to_num(0)

@@ -138,10 +138,11 @@ def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
 
 def _solve_many(scale_tril: Tensor, right: Tensor) -> Tensor:
     """Do the same by a library, which lets a point that is too far away end in NaN."""
-    column = torch.linalg.solve_triangular(scale_tril, right.unsqueeze(-1), upper=False).squeeze(-1)
+    right = right.unsqueeze(-1)
+    column: Tensor = torch.linalg.solve_triangular(scale_tril, right, upper=False).squeeze(-1)
     if column.is_cpu and column.isfinite().all():
         return column
-    sound = right.isfinite().all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
+    sound = right.isfinite().flatten(-2).all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
     limit = farthest(right.dtype)
     return torch.where(sound.unsqueeze(-1), column.nan_to_num(limit, limit, -limit), column)
 

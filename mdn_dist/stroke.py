@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from mdn_dist.batch import BatchDistribution
 from mdn_dist.checks import check_all
 from mdn_dist.draws import draw_points, draw_state
-from mdn_dist.functional import expanded, sharpen, static_size, widen
+from mdn_dist.functional import expanded, sharpen, static_size, tracing, widen
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
 from mdn_dist.points import StrokePoint, gather_points, log_odds, valid_state
@@ -69,8 +69,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
             raise TypeError(
                 f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
             )
-        # to a tracer, sizes are tensors, not to be compared
-        if not torch.jit.is_tracing() and pen.event_shape == (1,):
+        if not tracing() and pen.event_shape == (1,):
             raise ValueError("pen must have two states or more, got one")
         # torch caches the other of the two when it is asked for, rounded: keep to the given one.
         inner = vars(pen).get("_categorical", pen)

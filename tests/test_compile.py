@@ -17,7 +17,9 @@ FLAGS = [True, pytest.param(None, marks=SLOW), pytest.param(False, marks=SLOW)]
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler(monkeypatch):
+    # torch's first compilation turns the validation of distributions off
+    monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

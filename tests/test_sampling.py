@@ -332,7 +332,7 @@ WRONG = {
         small_network,
         {"prime": [[0.0] * 3]},
         TypeError,
-        "prime must be a tensor, got list",
+        "prime must be a torch.Tensor, got list",
     ),
     "a bias": (small_network, {"bias": -1.0}, ValueError, "bias must be finite and at least 0"),
     "text": (small_network, {"bias": "1"}, TypeError, "bias must be a number or a tensor, got str"),

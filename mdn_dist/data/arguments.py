@@ -6,20 +6,12 @@ from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import TypeVar
 
-from torch import Tensor
-
 _Item = TypeVar("_Item")
 
 
 def wrong_type(name: str, expected: str, value: object) -> TypeError:
     """Returns the error for an argument of a wrong type."""
     return TypeError(f"{name} must be {expected}, got {type(value).__name__}")
-
-
-def check_tensor(value: object, name: str) -> None:
-    """Raises unless `value` is a tensor."""
-    if not isinstance(value, Tensor):
-        raise wrong_type(name, "a torch.Tensor", value)
 
 
 def check_text(value: object, name: str) -> None:

@@ -23,7 +23,8 @@ from mdn_dist.data.corpus import (
     collect,
 )
 from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
-from mdn_dist.data.strokes import in_float64, stroke_lengths
+from mdn_dist.data.strokes import stroke_lengths
+from mdn_dist.functional import in_float64
 
 
 def read_quickdraw(

@@ -3,18 +3,19 @@
 import torch
 from torch import Tensor
 
-from mdn_dist.data.arguments import check_tensor, to_positive
+from mdn_dist.checks import check_tensor
+from mdn_dist.data.arguments import to_positive
 from mdn_dist.data.corpus import MAX_POINTS
 from mdn_dist.data.strokes import (
     check_points,
     check_sequence,
     from_polylines,
-    in_float64,
     polylines,
     stroke_lengths,
     to_absolute,
     to_offsets,
 )
+from mdn_dist.functional import in_float64
 
 
 def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> Tensor:

@@ -10,7 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdn_dist.data.arguments import check_tensor, items_of
+from mdn_dist.checks import check_tensor
+from mdn_dist.data.arguments import items_of
+from mdn_dist.functional import in_float64
 
 
 def check_points(points: Tensor, name: str = "points") -> None:
@@ -27,14 +29,6 @@ def check_sequence(points: Tensor, name: str = "points") -> None:
     check_points(points, name)
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"{name} must have shape (T, 3) with T >= 1, got {tuple(points.shape)}")
-
-
-def in_float64(tensor: Tensor) -> Tensor:
-    """Returns a tensor in float64: on its device, or on the CPU where the device has no float64."""
-    try:
-        return tensor.double()
-    except (TypeError, RuntimeError):  # Apple's MPS raises the one, GPUs without it the other
-        return tensor.cpu().double()
 
 
 def to_absolute(points: Tensor) -> Tensor:
