@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdn_dist.checks import check_counts, check_tensor, is_number
-from mdn_dist.functional import exp_or_zero_, in_float64
+from mdn_dist.functional import at_once, exp_or_zero_, in_float64
 
 FLOOR = 1e-3  # of every scale
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one
@@ -191,7 +191,7 @@ def _expect(parameters: Parameters, points: Tensor) -> tuple[Tensor, Tensor]:
     constant = logits.log_softmax(-1) - log_determinant - size / 2 * math.log(2 * math.pi)
     total = loc.new_zeros(len(loc))
     moments = loc.new_zeros(len(loc) * components, size + 1, size + 1)
-    for block in points.split(max(64, BLOCK // len(whitening)), -1):
+    for block in points.split(max(64, at_once(BLOCK, points) // len(whitening)), -1):
         y = (whitening @ block).view(-1, components, size + 1, block.shape[-1])
         share = y[:, :, 0].square()
         for d in range(1, size):

@@ -519,6 +519,23 @@ def expanded(tensor: Tensor, shape: Size) -> Tensor:
     return tensor if same else tensor.expand(shape)
 
 
+def at_once(rows: int, like: Tensor) -> int:
+    """Return how many rows to deal with at once.
+
+    Args:
+        rows: As many as a CPU's cache takes.
+        like: One of the tensors to be dealt with.
+
+    Returns:
+        On a CPU `rows`; elsewhere many times more, for a device to be busy.
+
+    Example:
+        >>> at_once(128, torch.zeros(1)), at_once(128, torch.zeros(1, device="meta"))
+        (128, 8192)
+    """
+    return rows if like.is_cpu else 64 * rows
+
+
 def in_float64(tensor: Tensor) -> Tensor:
     """Return `tensor` in float64; on the CPU where its device has none.
 

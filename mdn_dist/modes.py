@@ -7,7 +7,7 @@ float64 alone.
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import in_float64, traced
+from mdn_dist.functional import at_once, in_float64, traced
 
 LIMIT = 100
 """Largest number of steps of an ascent."""
@@ -17,9 +17,6 @@ TOLERANCE = 1e-12
 
 CHUNK = 128
 """Number of mixtures that climb together, for the sake of caches, and until the slowest arrives."""
-
-DEVICE_CHUNK = 8192
-"""The same on other devices than the CPU, for the sake of their memory."""
 
 
 def at_largest(score: Tensor, rows: Tensor) -> Tensor:
@@ -65,7 +62,7 @@ def highest_mode(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
     """
     if traced() or loc.is_meta or not logits.numel():
         return _highest_mode(logits, loc, scale_tril)
-    chunk = CHUNK if loc.is_cpu else DEVICE_CHUNK
+    chunk = at_once(CHUNK, loc)
     *batch, components, size = loc.shape
     rows = zip(
         logits.reshape(-1, components).split(chunk),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.special import erfc, erfcx, ndtri
 
-from mdn_dist.functional import batched, overridable, posterior, traced, tracing, whiten
+from mdn_dist.functional import at_once, batched, overridable, posterior, traced, tracing, whiten
 
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
@@ -243,7 +243,8 @@ def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
     shape = tensors[0].shape[:-1]
     rows = [t.reshape(-1, *t.shape[len(shape) :]) for t in tensors]
     whole = [torch.zeros_like(t) for t in rows[:4]]
-    for chunk in zip(*(t.split(CHUNK) for t in (*rows, *whole)), strict=True):
+    count = at_once(CHUNK, rows[0])
+    for chunk in zip(*(t.split(count) for t in (*rows, *whole)), strict=True):
         logits, loc, scale_tril, uniform = chunk[5:]
         by_logits, by_loc, by_factor, by_uniform = _pull_back(*chunk[:5])
         logits.copy_(by_logits)

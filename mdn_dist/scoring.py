@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mdn_dist.functional import (
+    at_once,
     batched,
     component_log_density,
     composes,
@@ -293,9 +294,10 @@ class _StrokeLogProb(torch.autograd.Function):
     def forward(ctx: Any, outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
         log_prob = outputs.new_empty(len(outputs))
         gradient = torch.empty_like(outputs) if any(ctx.needs_input_grad) else None
-        work = outputs.new_empty(6, min(CHUNK, len(outputs)), output_map.components)
-        for start in range(0, len(outputs), CHUNK):
-            rows = slice(start, start + CHUNK)
+        chunk = at_once(CHUNK, outputs)
+        work = outputs.new_empty(6, min(chunk, len(outputs)), output_map.components)
+        for start in range(0, len(outputs), chunk):
+            rows = slice(start, start + chunk)
             rows_gradient = None if gradient is None else gradient[rows]
             planes = work[:, : len(outputs[rows])]
             log_prob[rows] = _score_rows(

@@ -135,7 +135,7 @@ def run(code):
     ).stdout.split()
 
 
-def test_importing_touches_no_global_state_and_no_optional_package():
+def test_importing_touches_no_global_state_no_optional_package_and_no_compiler():
     code = """
 import sys
 import torch
@@ -152,9 +152,27 @@ def state():
 torch.manual_seed(3)
 before = state()
 import mdn_dist, mdn_dist.data, mdn_dist.plotting
-print(before == state(), "matplotlib" in sys.modules)
+print(before == state(), *(name in sys.modules for name in ("matplotlib", "torch._dynamo")))
 """
-    assert run(code) == ["True", "False"]
+    assert run(code) == ["True", "False", "False"]
+
+
+def test_using_it_imports_no_compiler():
+    code = """
+import sys
+import torch
+from mdn_dist import GaussianMixture, MixtureDensityHead, PredictionNetwork, generate
+
+head = MixtureDensityHead(4, 2, event_size=1, pen=None, clip_gradient=1.0)
+d = head(torch.zeros(3, 4))
+d.log_prob(d.rsample()).sum().backward()
+d.icdf(torch.tensor(0.5))
+d.rosenblatt(d.sample())
+d.biased(0.5).marginal(0).mode
+generate(PredictionNetwork(4, 1, 2), 3)
+print("torch._dynamo" in sys.modules)
+"""
+    assert run(code) == ["False"]
 
 
 PUBLIC = {
