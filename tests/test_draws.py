@@ -1,7 +1,9 @@
+import pytest
 import torch
 from cases import generator, normal
 from scipy import stats
 
+from mdn_dist import draws
 from mdn_dist.draws import draw_index
 
 
@@ -30,3 +32,31 @@ def test_draw_index_uses_only_the_generator_given():
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, draw_index(logits, generator(9)))
+
+
+EDGES = {
+    "least": torch.zeros_like,
+    "most": lambda like: 1 - like.new_tensor(2**-24),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_a_category_without_weight_is_not_drawn_at_the_ends_of_the_uniform_numbers(
+    edge, monkeypatch
+):
+    """Which are 0 and the largest below 1; a sample meets neither in a test's lifetime."""
+
+    def constant(like, generator):  # noqa: ARG001
+        return EDGES[edge](like).expand_as(like)
+
+    monkeypatch.setattr(draws, "_uniform", constant)
+    shut = -torch.inf
+    for row, allowed in (
+        ([shut, 0.0], {1}),
+        ([0.0, shut], {0}),
+        ([shut, 0.0, shut], {1}),
+        ([shut, 0.0, shut, 2.0, shut], {1, 3}),
+        ([0.0, 90.0, shut], {0, 1}),
+    ):
+        for dtype in (torch.float32, torch.float64):
+            assert draw_index(torch.tensor([row], dtype=dtype)).item() in allowed

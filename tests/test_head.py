@@ -484,3 +484,18 @@ def test_initialize_names_what_is_wrong_and_leaves_the_head(strokes, mask, error
     with pytest.raises(error, match=match):
         head.initialize(strokes, mask)
     assert torch.equal(head.linear.bias, before)
+
+
+@pytest.mark.parametrize("features", [8, 400])
+@pytest.mark.parametrize("seed", range(3))
+def test_unit_features_move_the_score_of_a_start_by_what_is_said(features, seed):
+    """Each point by some hundredths of a nat, and the mean by a few thousandths, downwards."""
+    source = torch.Generator().manual_seed(seed)
+    offset = torch.randn(3000, 2, generator=source) @ torch.tensor([[1.0, 0.9], [0.0, 0.1]])
+    points = torch.cat([offset, (offset[:, :1] > 0.5).float()], -1)
+    head = MixtureDensityHead(features, 20).initialize(points, generator=source)
+    given = torch.randn(3000, features, generator=source)
+    with torch.no_grad():
+        moved = head(given).log_prob(points) - head(torch.zeros_like(given)).log_prob(points)
+    assert 0.05 < moved.std() < 0.09
+    assert -0.008 < moved.mean() < 0

@@ -1,5 +1,6 @@
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -311,3 +312,19 @@ def test_a_pen_in_doubt_takes_its_first_value():
     state = StrokeDistribution(offset, OneHotCategorical(probs=torch.tensor([0.2, 0.4, 0.4])))
     assert (flag.mode[:, 2] == 0).all()
     assert torch.equal(state.mode[:, 2:], double(0.0, 1.0, 0.0).expand(4, 3))
+
+
+@pytest.mark.parametrize("weight", [0.45, 0.499])
+def test_a_nearly_flat_top_is_found_to_the_last_digits(weight):
+    """Two bumps that have just parted: a step of expectation maximisation hardly moves there."""
+    apart = 1.05
+    loc = torch.tensor([[-apart], [apart]], dtype=torch.float64)
+    logits = torch.tensor([weight, 1 - weight], dtype=torch.float64).log()
+    found = GaussianMixture(logits, loc, torch.ones(2, 1, 1, dtype=torch.float64)).mode.item()
+    with mpmath.workdps(40):
+
+        def slope(x):
+            bumps = ((weight, x + apart), (1 - weight, x - apart))
+            return mpmath.fsum(w * y * mpmath.exp(-(y**2) / 2) for w, y in bumps)
+
+        assert found == pytest.approx(float(mpmath.findroot(slope, 0.9)), abs=1e-8)

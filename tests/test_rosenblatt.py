@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from torch.func import grad, vmap
 from torch.quasirandom import SobolEngine
+from torch.special import ndtri
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
+from mdn_dist import rosenblatt as rosenblatt_module
 from mdn_dist.rosenblatt import inverse_rosenblatt, rosenblatt
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 6])
@@ -383,3 +385,15 @@ def test_forward_and_batched_derivatives(transform, size):
         check_batched_grad=True,
         check_batched_forward_grad=True,
     )
+
+
+def test_a_quantile_is_found_though_the_librarys_normal_quantile_is_rounded(monkeypatch):
+    """On some machine it is rounded otherwise; the bracket that it makes leaves room for that."""
+    d = GaussianMixture(*mixture_parameters((), 1))
+    one = wall(0.0)
+    q = torch.tensor([1e-9, 0.1, 0.5, 0.9, 1 - 1e-9], dtype=torch.float64)
+    expected, alone = d.icdf(q), one.icdf(q)
+    for error in (1e-3, -1e-3):
+        monkeypatch.setattr(rosenblatt_module, "ndtri", lambda u, e=error: ndtri(u) + e)
+        assert_close(d.icdf(q), expected, rtol=1e-9, atol=1e-9)
+        assert_close(one.icdf(q), alone, rtol=1e-9, atol=1e-9)

@@ -575,3 +575,17 @@ def test_errors_name_the_argument_and_what_was_expected(name):
     call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("pen", ["bernoulli", "one_hot"])
+@pytest.mark.parametrize("validate_args", [True, False])
+def test_what_is_derived_validates_as_the_whole_does(pen, validate_args):
+    outputs = torch.zeros(4, output_size(2, 2, pen))
+    d = StrokeDistribution.from_outputs(outputs, 2, pen=pen, validate_args=validate_args)
+    for part in (d.offset, d.biased(0.5).offset, d[1:].offset, d.pen, d.marginal(0).offset):
+        wrong = torch.full((*part.batch_shape, *part.event_shape), torch.nan)
+        if validate_args:
+            with pytest.raises(ValueError, match=r"finite|support"):
+                part.log_prob(wrong)
+        elif part is not d.pen:  # torch's own takes NaN for no state
+            assert part.log_prob(wrong).isnan().all()
