@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -9,8 +11,8 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-# The tensors are small: two threads would mostly wait for each other, long on a busy machine.
-torch.set_num_threads(1)
+# The tensors are small: threads would mostly wait for each other, long on a busy machine.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 GLOBAL_STATE = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
