@@ -44,10 +44,11 @@ def leave(message: str, status: int = 2) -> NoReturn:
 @contextmanager
 def errors_in_one_line(interrupted: str = "interrupted") -> Generator[None]:
     """Ends in one line what a person or a full machine did wrong; decorates a script's `main`."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # any path can be printed
+    if sys.stdout:  # or it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # any path can be printed
     try:
         yield
-        sys.stdout.flush()
+        print(end="", flush=True)
     except (Refusal, StrokeFileError) as error:
         leave(f"error: {error}")
     except OSError as error:
@@ -68,7 +69,7 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Generator[None]:
 def _forget_output() -> None:
     """Drops what cannot be printed, or Python would complain again when it ends."""
     try:
-        sys.stdout.flush()
+        print(end="", flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

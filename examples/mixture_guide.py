@@ -48,7 +48,9 @@ PRIOR = torch.tensor([0.0, 0.3])  # the receiver is near the road, rather above 
 PARAMETERS = ("logits", "loc", "scale_tril")
 PICTURE = "guide.png"
 DRAWS = 400  # of a gradient, to tell its variance
-LIMIT, CELLS = 4.5, 121  # of the grid for quadrature, which is too coarse for --noise below 0.1
+# The grid for quadrature: an even number of rows, so that none lies on the road; too coarse for a
+# --noise below 0.1.
+LIMIT, CELLS = 4.5, 120
 
 
 def distances(place: Tensor) -> Tensor:

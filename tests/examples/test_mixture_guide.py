@@ -2,8 +2,6 @@
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def results(run, tmp_path):
@@ -19,6 +17,13 @@ def results(run, tmp_path):
     return results
 
 
+def test_every_point_of_the_grid_is_on_one_side_of_the_road(script):
+    height = script("mixture_guide").Grid(0.5).points[:, 1]
+    assert (height.abs() > 0.01).all()
+    assert (height > 0).sum() == (height < 0).sum()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_both_modes_are_covered_within_a_fiftieth_of_a_nat_of_the_best(results, seed):
     found = results("--seed", seed)
@@ -28,12 +33,14 @@ def test_both_modes_are_covered_within_a_fiftieth_of_a_nat_of_the_best(results, 
     assert abs(found["e"] - found["d"]) < 0.05
 
 
+@pytest.mark.slow
 def test_one_gaussian_is_far_from_the_evidence(results):
     found = results("--steps", "50", "--components", "1")
     assert found["b"] < found["a"] - 0.2
     assert found["c"] <= found["b"] + 1e-3
 
 
+@pytest.mark.slow
 def test_the_best_is_no_better_than_the_evidence_where_the_grid_is_coarse(results):
     """There a search finds mixtures beside the grid, or between its points, if it may."""
     found = results("--steps", "5", "--noise", "0.1", "--components", "4")
