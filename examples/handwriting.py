@@ -208,11 +208,11 @@ def main() -> None:
     args = parse()
     names = (CHECKPOINT, MODEL, DENSITY, *SAMPLES)
     with claimed(args.out, *names) if RANK == 0 else nullcontext():
-        if args.load:
+        if not args.load:
+            learn(args)
+        elif RANK == 0:
             write_samples(load_model(args.load), [], args)
             print(f"Samples of {args.load}: {args.out / SAMPLES[0]}")
-        else:
-            learn(args)
 
 
 def learn(args: argparse.Namespace) -> None:
