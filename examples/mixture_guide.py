@@ -172,7 +172,7 @@ def draw(grid: Grid, mixture: GaussianMixture, out: Path) -> None:
     axes.set(
         aspect="equal", xlim=(-3, 3), ylim=(-3, 3), title="Posterior (map) and guide (contours)"
     )
-    axes.legend()
+    axes.legend(loc="upper right")  # looking for the best place takes a second
     with replacing(out / PICTURE) as (path,):
         figure.savefig(path)
 

@@ -189,7 +189,7 @@ def draw_picture(
     left.plot(steps, plain, color=RED, label="plainly")
     left.plot(steps, noisy, color=INK, label="with weight noise")
     left.set(xlabel="step of retraining", ylabel="held out, nats/point")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(loc="upper right", frameon=False, fontsize=8)
     scales = torch.cat([normal.scale.detach().flatten() for normal in noise.posterior().values()])
     right.hist(scales.log10().numpy(), bins=80, color=INK)
     right.axvline(math.log10(init_scale), color=RED)
