@@ -74,11 +74,11 @@ def within(kind: type[Number], least: Number, most: Number) -> Callable[[str], N
 
 def writable(text: str) -> Path:
     """Reads the path of a file that is to be written, and tries its folder before any work."""
-    path = Path(text)
+    path = Path(os.path.realpath(text))
     try:
         if path.exists() and not path.is_file():
             raise argparse.ArgumentTypeError(f"expected a file, got something else at {text!r}")
-        TemporaryFile(dir=path.absolute().parent).close()
+        TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
     return path
@@ -102,7 +102,6 @@ def claimed(path: Path) -> Generator[None]:
 
 def write(path: Path, content: bytes) -> None:
     """Replaces a file by a new one, or leaves it as it was."""
-    path = Path(os.path.realpath(path))
     with TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
         new = Path(folder) / path.name
         new.write_bytes(content)

@@ -425,7 +425,7 @@ def growth(path: Path) -> None:
             trend = [costs[-1] * (size / sizes[-1]) ** power for size in sizes]
             axes.loglog(sizes, trend, ":", label="quadratic" if power == 2 else "linear")
             axes.set(xlabel=name)
-            axes.legend(frameon=False)
+            axes.legend(loc="upper left", frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:])
     write(path, picture.getvalue())
