@@ -192,7 +192,8 @@ def parse() -> argparse.Namespace:
     spacing_help = "of the points of --data, in drawing extents"
     add("--spacing", type=number(0.001, 1), default=0.04, help=spacing_help)
     add("--limit", type=integer(2, 1_000_000), help="read at most so many drawings")
-    add("--steps", type=integer(1, 10_000_000), default=1200, help="training steps")
+    steps_help = "training steps; a finished run can be resumed to take more"
+    add("--steps", type=integer(1, 10_000_000), default=1200, help=steps_help)
     add("--batch-size", type=integer(1, 10_000), default=32)
     add("--hidden-size", type=integer(*SIZES["hidden_size"]), default=200)
     add("--layers", type=integer(*SIZES["layers"]), default=1)

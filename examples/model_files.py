@@ -145,7 +145,7 @@ def _training_state(network: PredictionNetwork, optimizer: torch.optim.Adam) -> 
         moments = optimizer.state[weight]
         if not moments:  # Adam itself makes them at its first step
             moments["step"] = torch.tensor(0.0)
-            moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros(2, *weight.shape)
+            moments |= {key: torch.zeros_like(weight) for key in ("exp_avg", "exp_avg_sq")}
         state |= {f"{key}.{name}": tensor for key, tensor in moments.items()}
     return state
 
@@ -173,7 +173,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in types}
     except SafetensorError as error:
         raise Refusal(f"{path}: damaged, or no safetensors file: {error}") from error
-    if texts.get(CHECKSUM, _checksum(tensors, texts)) != _checksum(tensors, texts):
+    if CHECKSUM in texts and texts[CHECKSUM] != _checksum(tensors, texts):
         raise Refusal(f"{path}: damaged: its checksum is of other contents")
     return tensors, texts
 

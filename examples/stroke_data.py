@@ -71,8 +71,9 @@ def read_drawings(path: Path, limit: int | None = None) -> list[data.Drawing]:
         why = corpus.skipped[0] if corpus.skipped else f"{len(corpus)} of one dot"
         raise Refusal(f"--data {path}: expected drawings of some extent, got none: {why}")
     longest = max(drawing.points[:, :2].abs().max().item() for drawing in drawings)
-    if longest > UNITS[1]:
-        raise Refusal(f"--data {path}: expected offsets up to {UNITS[1]:g}, got {longest:g}")
+    if not UNITS[0] <= longest <= UNITS[1]:
+        sizes = f"from {UNITS[0]:g} to {UNITS[1]:g}"
+        raise Refusal(f"--data {path}: expected a largest offset {sizes}, got {longest:g}")
     return drawings
 
 

@@ -110,11 +110,15 @@ def stroke_files(folder):
     (folder / "nothing").write_bytes(b"")
     (folder / "noise").write_bytes(bytes(range(256)) * 4)
     (folder / "records without ink").write_text('{"word": "a"}\n' * 9)
-    for what, writers, place in (("one writer", 1, 9), ("writers from afar", 5, 3e38)):
+    for what, writers, place in (
+        ("one writer", 1, 9),
+        ("far writers", 5, 3e38),
+        ("tiny", 5, 1e-42),
+    ):
         with zipfile.ZipFile(folder / what, "w") as archive:
             for writer in range(writers):
                 for letter in range(5):
-                    text = f"START\n0,0,0\n1,2,3\n{place},{place},9\nBREAK\n"
+                    text = f"START\n0,0,0\n{place},{place},9\nBREAK\n"
                     name = f"set/Latin/character0{letter}/0001_{writer:02}.txt"
                     archive.writestr(name, text)
     whole = (folder / "one writer").read_bytes()
@@ -132,7 +136,8 @@ STROKE_FILES = [
     "noise",
     "records without ink",
     "one writer",
-    "writers from afar",
+    "far writers",
+    "tiny",
     "a truncated zip",
 ]
 
