@@ -24,21 +24,24 @@ A run that meets a loss or a gradient that is not finite ends there. It is score
 weights and marked with an exclamation mark; `--out` says at which step.
 """
 
-from __future__ import annotations
-
 import argparse
+import hashlib
 import json
 import math
+import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from options import Parser, Refusal, claimed, errors_in_one_line, within, writable, write
 from peers import hand_nats, stock_nats
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
@@ -48,15 +51,14 @@ from mdn_dist.functional import clip_gradient
 from mdn_dist.networks import ClippedLSTM
 from mdn_dist.outputs import OutputMap
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 COMPONENTS = 20
 LEARNING_RATE = 1e-3
 NORM = 5.0  # customary limit of the whole gradient's norm
 ACTIVATIONS = {"clip_outputs": 100.0, "clip_lstm": 10.0}  # the paper's
 NO_CLIPPING = {"clip_outputs": None, "clip_lstm": None}
 CURVE_EVERY = 100  # steps
+LARGEST_OFFSET = 1e20  # of a drawing; larger ones overflow when they are added up
+MOST_BYTES = 1 << 26  # of the runs written before
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,14 @@ def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
     generator = torch.Generator().manual_seed(0)
     split: dict[bool, list[Tensor]] = {True: [], False: []}
     corpus = data.read(path)
-    names = sorted({drawing.writer for drawing in corpus})
-    if not 0 < drawers < len(names):
-        raise SystemExit(f"--drawers must be 1 to {len(names) - 1}, got {drawers}")
+    names = sorted({drawing.writer for drawing in corpus} - {""})
+    if len(names) <= drawers:
+        raise Refusal(
+            f"--data {path}: expected drawings by more than --drawers {drawers}, got {len(names)}"
+        )
+    longest = max(drawing.points.abs().max().item() for drawing in corpus)
+    if longest > LARGEST_OFFSET:
+        raise Refusal(f"--data {path}: expected offsets up to {LARGEST_OFFSET:g}, got {longest:g}")
     chosen = torch.randperm(len(names), generator=generator)[:drawers]
     held = {names[i] for i in chosen}
     for drawing in corpus:
@@ -137,6 +144,10 @@ def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
             step = steps[steps > 0].min().item()
             points = data.dequantize(drawing.points, step, generator)
             split[drawing.writer in held].append(points)
+    for part, drawings in split.items():
+        if not any(len(points) > window for points in drawings):
+            what = "held out" if part else "to train on"
+            raise Refusal(f"--data {path}: expected drawings {what} of more than {window} points")
     normalization = data.Normalization.fit(split[False], isotropic=True)
     train, held_out = (
         cut([normalization.normalize(points) for points in split[part]], window)
@@ -332,27 +343,33 @@ def table(runs: list[dict]) -> str:
 def settings(args: argparse.Namespace) -> dict:
     """Returns what the runs of one file have in common."""
     names = ("steps", "hidden_size", "batch_size", "window", "drawers", "scale")
-    return {name: getattr(args, name) for name in names} | {"data": args.data.name}
+    with args.data.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: getattr(args, name) for name in names} | {"data": f"sha256 {content}"}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="Omniglot's strokes, a zip as published")
-    add("--out", type=Path, default=Path("quality.json"), help="runs it already holds are kept")
+    add("--out", type=writable, default="quality.json", help="runs it already holds are kept")
     add("--arms", nargs="+", default=["*"], help=f"names or patterns of: {', '.join(ARMS)}")
-    add("--seeds", type=int, default=3)
-    add("--steps", type=int, default=1000)
-    add("--hidden-size", type=int, default=256)
-    add("--batch-size", type=int, default=16)
-    add("--window", type=int, default=64, help="points predicted in a sequence")
-    add("--drawers", type=int, default=4, help="held out")
-    add("--scale", type=float, default=1.0, help="root mean square of the offsets")
-    add("--jobs", type=int, default=1, help="runs at a time, a thread each")
-    return parser.parse_args(arguments)
+    add("--seeds", type=within(int, 1, 1000), default=3)
+    add("--steps", type=within(int, 1, 10_000_000), default=1000)
+    add("--hidden-size", type=within(int, 1, 2000), default=256)
+    add("--batch-size", type=within(int, 1, 10_000), default=16)
+    window_help = "points predicted in a sequence"
+    add("--window", type=within(int, 1, 10_000), default=64, help=window_help)
+    add("--drawers", type=within(int, 1, 1_000_000), default=4, help="held out")
+    scale_help = "root mean square of the offsets"
+    add("--scale", type=within(float, 1e-6, 1e6), default=1.0, help=scale_help)
+    add("--jobs", type=within(int, 1, 256), default=1, help="runs at a time, a thread each")
+    args = parser.parse_args(arguments)
+    for pattern in args.arms:
+        if not any(fnmatch(name, pattern) for name in ARMS):
+            parser.error(f"argument --arms: expected a name or pattern of an arm, got {pattern!r}")
+    return args
 
 
 def results(todo: list[tuple[str, int]], args: argparse.Namespace) -> Iterator[dict]:
@@ -360,28 +377,66 @@ def results(todo: list[tuple[str, int]], args: argparse.Namespace) -> Iterator[d
     if args.jobs == 1:
         yield from (run(name, seed, args) for name, seed in todo)
         return
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, spawn, torch.set_num_threads, (1,)) as pool:
+    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), start_worker)
+    try:
         futures = [pool.submit(run, name, seed, args) for name, seed in todo]
         yield from (future.result() for future in as_completed(futures))
+    except BrokenProcessPool:
+        raise Refusal("a run was killed, perhaps for want of memory") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
+def start_worker() -> None:
+    """Prepares a process for its runs."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one process is enough to say so
+
+
+def earlier_runs(path: Path, common: dict) -> list[dict]:
+    """Reads the runs of a file, which must have these settings in common."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES)
+    try:
+        saved = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{path} holds something else than runs: {error}") from error
+    if not (isinstance(saved, dict) and isinstance(saved.get("runs"), list)):
+        raise Refusal(f"{path} holds something else than runs")
+    if saved.get("settings") != common:
+        raise Refusal(f"{path} holds runs with other settings: {saved.get('settings')}")
+    kinds = {"arm": str, "seed": int, "score": float, "seconds": float, "failed_at": int | None}
+    for made in saved["runs"]:
+        if not isinstance(made, dict) or not all(
+            isinstance(made.get(name, ...), kind) for name, kind in kinds.items()
+        ):
+            raise Refusal(f"{path} holds something else than runs: {made}")
+    return saved["runs"]
+
+
+@errors_in_one_line()
 def main() -> None:
     """Trains every arm with every seed, and prints and writes the scores."""
     args = parse()
+    with claimed(args.out):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Makes the runs that are not made yet, and prints a table of all."""
     names = [name for name in ARMS if any(fnmatch(name, pattern) for pattern in args.arms)]
-    runs = []
-    if args.out.exists():
-        saved = json.loads(args.out.read_text())
-        if saved["settings"] != settings(args):
-            raise SystemExit(f"{args.out} holds runs with other settings: {saved['settings']}")
-        runs = saved["runs"]
+    common = settings(args)
+    runs = earlier_runs(args.out, common)
     done = {(r["arm"], r["seed"]) for r in runs}
     todo = [(n, s) for n in names for s in range(args.seeds) if (n, s) not in done]
+    if todo:
+        load(args.data, args.drawers, args.window, args.scale)  # here, where it may be refused
     for count, result in enumerate(results(todo, args), start=1):
         runs.append(result)
-        document = {"settings": settings(args), "torch": torch.__version__, "runs": runs}
-        args.out.write_text(json.dumps(document, indent=1))
+        document = {"settings": common, "torch": torch.__version__, "runs": runs}
+        write(args.out, json.dumps(document, indent=1).encode())
         print(
             f"{count}/{len(todo)} {result['arm']}, seed {result['seed']}: "
             f"{result['score']:.3f} nats/point, {result['seconds']:.0f} s",

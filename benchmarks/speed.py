@@ -9,19 +9,19 @@ ours is faster. Peers that are not installed are left out; ``pip install -e ".[b
 them. Before it is timed, a peer's answer is held against ours.
 """
 
-from __future__ import annotations
-
-import argparse
 import gc
+import io
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from options import Parser, errors_in_one_line, within, writable, write
 from peers import hand_nats, log_space_nats, stock_distributions, stock_nats
 from torch import Tensor, nn
 from torch import distributions as td
@@ -425,8 +425,10 @@ def growth(path: Path) -> None:
             trend = [costs[-1] * (size / sizes[-1]) ** power for size in sizes]
             axes.loglog(sizes, trend, ":", label="quadratic" if power == 2 else "linear")
             axes.set(xlabel=name)
-            axes.legend(frameon=False)
-    figure.savefig(path)
+            axes.legend(loc="upper left", frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:])
+    write(path, picture.getvalue())
     print(f"Growth drawn to {path}")
 
 
@@ -450,17 +452,20 @@ def cost_of_loss(points: int, components: int, size: int) -> tuple[float, float]
     return 1e3 * statistics.median(taken), held_bytes(loss, outputs, value) / 1e6
 
 
+@errors_in_one_line()
 def main() -> None:
     """Runs the groups asked for and prints one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument("--repeats", type=int, default=40, help="of each run")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the ratios here too")
-    parser.add_argument("--growth", type=Path, help="plot growth with N, K and D here")
+    parser.add_argument("--repeats", type=within(int, 1, 10_000), default=40, help="of each run")
+    parser.add_argument("--threads", type=within(int, 1, 1024), default=2)
+    parser.add_argument("--json", type=writable, help="write the ratios here too")
+    parser.add_argument("--growth", type=writable, help="plot growth with N, K and D here")
     arguments = parser.parse_args()
+    if arguments.growth and arguments.growth.suffix not in (".png", ".svg"):
+        parser.error(f"argument --growth: expected a .png or .svg file, got {arguments.growth}")
+    if arguments.growth and not find_spec("matplotlib"):
+        parser.error('argument --growth: needs matplotlib: pip install -e ".[benchmarks]"')
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     print(f"{'ours / other':>12}  {'target':>6}")
@@ -471,7 +476,8 @@ def main() -> None:
             print(f"{ratio.ratio:12.3f}  {target}  {ratio.what}", flush=True)
             ratios.append(ratio)
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(ratio) for ratio in ratios], indent=1) + "\n")
+        text = json.dumps([asdict(ratio) for ratio in ratios], indent=1) + "\n"
+        write(arguments.json, text.encode())
     if arguments.growth:
         growth(arguments.growth)
 

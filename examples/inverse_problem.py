@@ -11,19 +11,27 @@ It prints held-out nats a point of both, and of the exact density of x given y, 
 beat but by luck of the draw, and writes a picture under ``--out``.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path
 
 import torch
+from command_line import (
+    Parser,
+    claimed,
+    errors_in_one_line,
+    integer,
+    number,
+    replacing,
+    seed,
+)
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdn_dist import MixtureDensityHead
 
+PICTURES = ("inverse_problem.svg", "inverse_problem.png")
 INK, RED = "#1b2a49", "#c1443c"
 
 
@@ -54,7 +62,7 @@ def train(network: nn.Sequential, x: Tensor, y: Tensor, steps: int) -> None:
     network[-1].initialize(x)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in (progress := tqdm(range(steps))):
+    for step in (progress := tqdm(range(steps), disable=None)):
         loss = -network(y).log_prob(x).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -73,7 +81,7 @@ def exact_log_density(x: Tensor, y: Tensor, noise: float, cells: int = 2000) -> 
 
 
 def draw_picture(
-    mixture: nn.Sequential, gaussian: nn.Sequential, pairs: tuple[Tensor, Tensor], path: Path
+    mixture: nn.Sequential, gaussian: nn.Sequential, pairs: tuple[Tensor, Tensor], out: Path
 ) -> None:
     """Draws the pairs and one Gaussian, the mixture's density, and x drawn for the same y."""
     x, y = (part[:600].squeeze(-1) for part in pairs)
@@ -102,30 +110,36 @@ def draw_picture(
         panel.tick_params(labelsize=7)
         panel.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
     panels[0].set_ylabel("x, asked for", fontsize=8)
-    for suffix in (".svg", ".png"):
-        figure.savefig(path.with_suffix(suffix), dpi=80)
+    with replacing(*(out / name for name in PICTURES)) as paths:
+        for path in paths:
+            figure.savefig(path, dpi=80)
 
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/inverse_problem"), help="folder for the picture")
-    add("--points", type=int, default=2000, help="pairs to train on")
-    add("--noise", type=float, default=0.05, help="standard deviation of the noise in y")
-    add("--components", type=int, default=8)
-    add("--hidden-size", type=int, default=32)
-    add("--steps", type=int, default=1000, help="training steps")
-    add("--seed", type=int, default=0)
+    add("--points", type=integer(2, 1_000_000), default=2000, help="pairs to train on")
+    noise_help = "standard deviation of the noise in y"
+    add("--noise", type=number(0.001, 10), default=0.05, help=noise_help)
+    add("--components", type=integer(1, 200), default=8)
+    add("--hidden-size", type=integer(1, 1000), default=32)
+    add("--steps", type=integer(1, 10_000_000), default=1000, help="training steps")
+    add("--seed", type=seed, default=0)
     return parser.parse_args()
 
 
+@errors_in_one_line()
 def main() -> None:
     """Runs the example."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with claimed(args.out, *PICTURES):
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Trains one Gaussian and a mixture, and holds both against the exact density."""
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     pairs = draw(args.points, args.noise, generator)
@@ -142,8 +156,8 @@ def main() -> None:
     print(f"one Gaussian         {scores[1]:8.3f}")
     print(f"{args.components:2d} Gaussians         {scores[args.components]:8.3f}")
     print(f"exact density        {exact:8.3f}")
-    draw_picture(networks[args.components], networks[1], pairs, args.out / "inverse_problem")
-    print(f"Written to {args.out}: inverse_problem.svg, inverse_problem.png")
+    draw_picture(networks[args.components], networks[1], pairs, args.out)
+    print(f"Written to {args.out}: {', '.join(PICTURES)}")
 
 
 if __name__ == "__main__":

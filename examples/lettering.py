@@ -10,14 +10,23 @@ Units: the height of a lower-case x is about 1.
 
 from __future__ import annotations
 
-import argparse
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import (
+    Parser,
+    errors_in_one_line,
+    integer,
+    picture,
+    replacing,
+    seed,
+)
 from HersheyFonts import HersheyFonts
+
+from mdn_dist import plotting
 
 # The two faces drawn with single lines; the others repeat these or double their strokes.
 # name: (units of the face in the height of an x, y of its base line, downwards)
@@ -173,18 +182,18 @@ def lettering(lines: int, seed: int) -> list[torch.Tensor]:
     return [strokes for _, strokes in texts_and_lines(lines, seed)]
 
 
+@errors_in_one_line()
 def main() -> None:
     """Draw a page of lines."""
-    from mdn_dist import plotting  # noqa: PLC0415
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("lettering.png"))
-    parser.add_argument("--lines", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(__doc__)
+    parser.add_argument("--out", type=picture, default=Path("lettering.png"))
+    parser.add_argument("--lines", type=integer(1, 1000), default=12)
+    parser.add_argument("--seed", type=seed, default=0)
     arguments = parser.parse_args()
     pairs = texts_and_lines(arguments.lines, arguments.seed)
     texts, drawings = zip(*pairs, strict=True)
-    plotting.strokes(drawings, titles=texts, columns=2, path=arguments.out)
+    with replacing(arguments.out) as path:
+        plotting.strokes(drawings, titles=texts, columns=2, path=path)
 
 
 if __name__ == "__main__":

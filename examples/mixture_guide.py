@@ -16,15 +16,23 @@ width; beyond some eight of them hardly a draw falls between, where alone a path
 shows the weights of the components anything, and (e) misses (d).
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
+import math
 from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import torch
+from command_line import (
+    Parser,
+    check_trained,
+    claimed,
+    errors_in_one_line,
+    integer,
+    number,
+    replacing,
+    seed,
+)
 from matplotlib.figure import Figure
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import ClippedAdam
@@ -38,7 +46,11 @@ BEACONS = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
 MEASURED = torch.tensor([1.6, 2.0])
 PRIOR = torch.tensor([0.0, 0.3])  # the receiver is near the road, rather above than below
 PARAMETERS = ("logits", "loc", "scale_tril")
-LIMIT, CELLS = 4.5, 121  # of the grid for quadrature
+PICTURE = "guide.png"
+DRAWS = 400  # of a gradient, to tell its variance
+# The grid for quadrature: an even number of rows, so that none lies on the road; too coarse for a
+# --noise below 0.1.
+LIMIT, CELLS = 4.5, 120
 
 
 def distances(place: Tensor) -> Tensor:
@@ -84,9 +96,11 @@ class Grid:
         self.log_evidence = (self.log_joint.logsumexp(0) + self.log_area).item()
 
     def elbo(self, mixture: GaussianMixture) -> Tensor:
-        """Returns the ELBO of a guide, in nats."""
+        """Returns the ELBO of a guide, in nats; what the grid misses of it counts as the worst."""
         log_prob = mixture.log_prob(self.points)
-        return ((log_prob + self.log_area).exp() * (self.log_joint - log_prob)).sum()
+        share = (log_prob + self.log_area).exp()
+        within = (share * (self.log_joint - log_prob)).sum()
+        return within + (1 - share.sum()).abs() * self.log_joint.min()
 
     def above(self, log_prob: Tensor) -> float:
         """Returns the share above the road of a density given by its logarithm at the points."""
@@ -103,14 +117,17 @@ class Grid:
             lower = scale_tril.tril(-1) + diagonal.exp().diag_embed()
             return GaussianMixture(logits, loc, lower, validate_args=False)
 
+        found = []
+
         def loss() -> Tensor:
             optimizer.zero_grad()
             loss = -self.elbo(mixture())
             loss.backward()
+            found.append(-loss.item())
             return loss
 
         optimizer.step(loss)
-        return self.elbo(mixture()).item()
+        return max(filter(math.isfinite, found))  # a step may go too far
 
 
 def train(args: argparse.Namespace) -> None:
@@ -119,17 +136,18 @@ def train(args: argparse.Namespace) -> None:
     elbo = Trace_ELBO(args.particles, vectorize_particles=True, max_plate_nesting=0)
     svi = SVI(model, guide, optimizer, elbo)
     found = []
-    for _ in (progress := tqdm(range(args.steps))):
+    for _ in (progress := tqdm(range(args.steps), disable=None)):
         found.append(-svi.step(args.noise, args.components))
+        check_trained(len(found), map(pyro.param, PARAMETERS))
         if len(found) % 20 == 0:
             progress.set_postfix_str(f"ELBO {sum(found[-20:]) / 20:.3f}")
 
 
-def gradient_variance(args: argparse.Namespace, pathwise: bool, draws: int = 400) -> float:
+def gradient_variance(args: argparse.Namespace, pathwise: bool) -> float:
     """Returns the total variance of the ELBO's gradient from a single draw of the guide."""
     parameters = [pyro.param(name).unconstrained() for name in PARAMETERS]
     gradients = []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         loss = Trace_ELBO().differentiable_loss(
             model, lambda *sizes: guide(*sizes, pathwise=pathwise), args.noise, args.components
         )
@@ -138,7 +156,7 @@ def gradient_variance(args: argparse.Namespace, pathwise: bool, draws: int = 400
     return torch.stack(gradients).var(0).sum().item()
 
 
-def draw(grid: Grid, mixture: GaussianMixture, path: Path) -> None:
+def draw(grid: Grid, mixture: GaussianMixture, out: Path) -> None:
     """Draws the posterior as a map, the guide as contours, and the beacons."""
     posterior = (grid.log_joint - grid.log_evidence).exp()
     found = mixture.log_prob(grid.points).exp()
@@ -150,34 +168,40 @@ def draw(grid: Grid, mixture: GaussianMixture, path: Path) -> None:
     axes.pcolormesh(x, y, shade, cmap="OrRd", shading="auto", rasterized=True)
     axes.contour(x, y, lines, levels=8, colors="#1b2a49", linewidths=0.8)
     axes.plot(*BEACONS.T.numpy(), "^", color="#1b2a49", label="beacons")
-    axes.axhline(0, color="#5f6673", linewidth=0.5)
+    axes.axhline(0, color="#5f6673", linewidth=1)
     axes.set(
         aspect="equal", xlim=(-3, 3), ylim=(-3, 3), title="Posterior (map) and guide (contours)"
     )
-    axes.legend()
-    figure.savefig(path)
+    axes.legend(loc="upper right")  # looking for the best place takes a second
+    with replacing(out / PICTURE) as (path,):
+        figure.savefig(path)
 
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/mixture_guide"), help="folder for the picture")
-    add("--components", type=int, default=2, help="of the guide")
-    add("--noise", type=float, default=0.5, help="standard deviation of a measured distance")
-    add("--steps", type=int, default=500, help="training steps")
-    add("--particles", type=int, default=32, help="draws of the guide a step")
-    add("--learning-rate", type=float, default=0.05)
-    add("--seed", type=int, default=0)
+    add("--components", type=integer(1, 32), default=2, help="of the guide")
+    noise_help = "standard deviation of a measured distance"
+    add("--noise", type=number(0.1, 10), default=0.5, help=noise_help)
+    add("--steps", type=integer(1, 10_000_000), default=500, help="training steps")
+    add("--particles", type=integer(1, 10_000), default=32, help="draws of the guide a step")
+    add("--learning-rate", type=number(1e-9, 0.5), default=0.05)
+    add("--seed", type=seed, default=0)
     return parser.parse_args()
 
 
+@errors_in_one_line()
 def main() -> None:
-    """Runs the job."""
+    """Runs the example."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with claimed(args.out, PICTURE):
+        infer(args)
+
+
+def infer(args: argparse.Namespace) -> None:
+    """Trains the guide and holds it against quadrature."""
     pyro.set_rng_seed(args.seed)
     grid = Grid(args.noise)
     guide(args.noise, args.components)
@@ -196,12 +220,9 @@ def main() -> None:
         f"(d) share above, posterior        {grid.above(grid.log_joint - grid.log_evidence):8.4f}"
     )
     print(f"(e) share above, trained guide    {grid.above(mixture.log_prob(grid.points)):8.4f}")
-    draw(grid, mixture, args.out / "guide.png")
-    print(f"Written to {args.out}: guide.png")
+    draw(grid, mixture, args.out)
+    print(f"Written to {args.out}: {PICTURE}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Interrupted")
+    main()

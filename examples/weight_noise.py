@@ -19,8 +19,6 @@ It prints nats/point of the drawings trained on and held out, and the divergence
 picture shows the held-out scores step by step, and the deviations that the weights came to have.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import math
@@ -31,10 +29,22 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-from handwriting import batches, evaluate, load_strokes, schedule
+from command_line import (
+    Parser,
+    check_trained,
+    claimed,
+    errors_in_one_line,
+    existing_file,
+    integer,
+    number,
+    replacing,
+    seed,
+)
+from handwriting import evaluate, schedule
 from matplotlib.figure import Figure
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
+from stroke_data import batches, load_strokes
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
@@ -44,6 +54,7 @@ from mdn_dist import PredictionNetwork
 
 EVALUATE_EVERY = 50  # steps
 SCALES_RATE = 10.0  # of the learning rate: deviations have further to go than means
+PICTURES = ("weight_noise.svg", "weight_noise.png")
 INK, RED = "#1b2a49", "#c1443c"
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of strokes and their mask, in nats a drawing
@@ -153,13 +164,15 @@ def train(
     optimizer = torch.optim.Adam(parameters)
     pool = batches(drawings, args.batch_size)
     curve = [score()]
-    for step in (progress := tqdm(range(args.steps))):
+    for step in (progress := tqdm(range(args.steps), disable=None)):
         for group in optimizer.param_groups:
             rate = args.learning_rate * group.get("rate", 1.0)
             group["lr"] = rate * schedule(step / args.steps)
         optimizer.zero_grad()
         loss(*pool[int(torch.randint(len(pool), ()))]).backward()
         optimizer.step()
+        for group in optimizer.param_groups:
+            check_trained(step + 1, group["params"])
         if (step + 1) % EVALUATE_EVERY == 0:
             curve.append(score())
             progress.set_postfix_str(f"held out {curve[-1]:.3f} nats/point")
@@ -176,41 +189,50 @@ def draw_picture(
     left.plot(steps, plain, color=RED, label="plainly")
     left.plot(steps, noisy, color=INK, label="with weight noise")
     left.set(xlabel="step of retraining", ylabel="held out, nats/point")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(loc="upper right", frameon=False, fontsize=8)
     scales = torch.cat([normal.scale.detach().flatten() for normal in noise.posterior().values()])
     right.hist(scales.log10().numpy(), bins=80, color=INK)
     right.axvline(math.log10(init_scale), color=RED)
     right.set(xlabel="log10 of a weight's deviation; red: at first", ylabel="weights")
-    for suffix in ("svg", "png"):
-        figure.savefig(out / f"weight_noise.{suffix}", dpi=150)
+    with replacing(*(out / name for name in PICTURES)) as paths:
+        for path in paths:
+            figure.savefig(path, dpi=150)
 
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, help="stroke file to train on (default: made-up lettering)")
+    add("--data", type=existing_file, help="stroke file to train on (default: made-up lettering)")
     add("--out", type=Path, default=Path("runs/weight_noise"), help="folder for the picture")
-    add("--lines", type=int, default=100, help="lines of lettering to make")
-    add("--spacing", type=float, default=0.04, help="of the points of --data, in drawing extents")
-    add("--limit", type=int, help="read at most so many drawings")
-    add("--steps", type=int, default=1000, help="steps of training, and of each retraining")
-    add("--batch-size", type=int, default=16)
-    add("--hidden-size", type=int, default=100)
-    add("--components", type=int, default=10)
-    add("--learning-rate", type=float, default=5e-3)
-    add("--init-scale", type=float, default=0.075, help="deviation of the weights at first")
-    add("--copies", type=int, default=1, help="how often each drawing counts against the prior")
-    add("--seed", type=int, default=0)
+    add("--lines", type=integer(2, 100_000), default=100, help="lines of lettering to make")
+    spacing_help = "of the points of --data, in drawing extents"
+    add("--spacing", type=number(0.001, 1), default=0.04, help=spacing_help)
+    add("--limit", type=integer(2, 1_000_000), help="read at most so many drawings")
+    steps_help = "steps of training, and of each retraining"
+    add("--steps", type=integer(1, 10_000_000), default=1000, help=steps_help)
+    add("--batch-size", type=integer(1, 10_000), default=16)
+    add("--hidden-size", type=integer(1, 1000), default=100)
+    add("--components", type=integer(1, 200), default=10)
+    add("--learning-rate", type=number(1e-9, 0.1), default=5e-3)
+    scale_help = "deviation of the weights at first"
+    add("--init-scale", type=number(1e-6, 10), default=0.075, help=scale_help)
+    copies_help = "how often each drawing counts against the prior"
+    add("--copies", type=integer(1, 10_000), default=1, help=copies_help)
+    add("--seed", type=seed, default=0)
     return parser.parse_args()
 
 
+@errors_in_one_line()
 def main() -> None:
     """Runs the example."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with claimed(args.out, *PICTURES):
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Trains plainly, trains on in both ways, and says what came of it."""
     torch.manual_seed(args.seed)
     strokes = load_strokes(args)
     points = sum(len(p) - 1 for p in strokes.train)
@@ -241,7 +263,7 @@ def main() -> None:
     nats = noise.divergence()
     print(f"divergence from the prior: {nats:.0f} nats, {nats / points:.3f} a point trained on")
     draw_picture(plain, noisy, noise, args.init_scale, args.out)
-    print(f"Written to {args.out}: weight_noise.svg, weight_noise.png")
+    print(f"Written to {args.out}: {', '.join(PICTURES)}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ the same alphabet. The picture shows two held-out writers, and what the network 
 of each.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from pathlib import Path
@@ -27,14 +25,28 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from command_line import (
+    Parser,
+    Refusal,
+    check_trained,
+    claimed,
+    errors_in_one_line,
+    existing_file,
+    integer,
+    number,
+    replacing,
+    seed,
+)
 from lettering import WORDS, Writer
 from pyro.infer import TraceMeanField_ELBO
+from stroke_data import read_drawings
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdn_dist import MixtureDensityHead, StrokeDistribution, data, generate, plotting
 
 HELD_OUT = 0.2  # share of the writers
+PICTURES = ("styles.svg", "styles.png")
 LONGEST = 100  # points read of a drawing
 WARM_UP = 0.5  # of the steps, for the weight of the style's divergence to come to one
 HIDDEN = 0.5  # share of the points hidden at first, none after the warm-up
@@ -144,12 +156,11 @@ def load(args: argparse.Namespace) -> dict[str, list[Tensor]]:
             for word in rng.choice(WORDS, args.words):
                 writers[f"lettering/{number}"].append(writer.write(word, rng))
         return writers
-    corpus = data.read(args.data, malformed="skip")
-    for drawing in corpus:
+    for drawing in read_drawings(args.data):
+        if not drawing.writer:
+            raise Refusal(f"--data needs a file that knows its writers, got {args.data}")
         alphabet = drawing.label.split("/")[0]
         writers[f"{alphabet}/{drawing.writer}"].append(drawing.points)
-    if any(name.endswith("/") for name in writers):
-        raise SystemExit(f"--data needs a file that knows its writers, got {args.data}")
     # Noise as wide as a pixel: on a lattice a density has no bound.
     steps = torch.tensor([smallest_step(points) for each in writers.values() for points in each])
     step = steps.median().item()
@@ -161,9 +172,9 @@ def load(args: argparse.Namespace) -> dict[str, list[Tensor]]:
 
 
 def smallest_step(points: Tensor) -> float:
-    """Returns a drawing's smallest offset but 0, or 0 where there is none."""
+    """Returns a drawing's smallest offset but 0."""
     steps = points[:, :2].abs()
-    return steps[steps > 0].min().item() if steps.any() else 0.0
+    return steps[steps > 0].min().item()
 
 
 def split(
@@ -171,8 +182,9 @@ def split(
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
     """Normalises all drawings alike, and returns those of the writers kept and held out.
 
-    Of each alphabet the same share is held out, two writers at least. Writers of a single drawing
-    are left out: there is no other to tell their style from.
+    Of each alphabet the same share is held out, two writers at least, for their styles are held
+    against each other. Writers of a single drawing are left out: there is no other to tell their
+    style from.
     """
     writers = {name: drawings for name, drawings in writers.items() if len(drawings) > 1}
     alphabets = defaultdict(list)
@@ -181,7 +193,13 @@ def split(
     held = set()
     for names in alphabets.values():
         order = torch.randperm(len(names), generator=generator)
-        held |= {names[i] for i in order[: max(2, round(HELD_OUT * len(names)))]}
+        if len(names) > 1:
+            held |= {names[i] for i in order[: max(2, round(HELD_OUT * len(names)))]}
+    if not held or len(held) == len(writers):
+        raise Refusal(
+            "--data: expected writers of two drawings or more, three at least of one alphabet: two "
+            f"to hold out, one to learn from; got {len(writers)} of {len(alphabets)} alphabets"
+        )
     kept = [points for name, each in writers.items() if name not in held for points in each]
     normalization = data.Normalization.fit(kept, isotropic=True)
     parts: dict[bool, dict[str, list[Tensor]]] = {False: {}, True: {}}
@@ -207,7 +225,7 @@ def train(styles: Styles, writers: dict[str, list[Tensor]], args: argparse.Names
     optimizer = torch.optim.Adam(styles.parameters(), lr=args.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.steps)
     here = min(args.drawings, min(map(len, groups)) // 2)
-    for step in (progress := tqdm(range(args.steps))):
+    for step in (progress := tqdm(range(args.steps), disable=None)):
         # Before the network reads the style, its divergence alone would make it say nothing; and
         # while points are hidden, the style says what they else would, down to the face.
         styles.warmth = min(1.0, (step + 1) / (WARM_UP * args.steps))
@@ -223,6 +241,7 @@ def train(styles: Styles, writers: dict[str, list[Tensor]], args: argparse.Names
         loss.backward()
         nn.utils.clip_grad_norm_(styles.parameters(), 1.0)
         optimizer.step()
+        check_trained(step + 1, styles.parameters())
         schedule.step()
         if step % 10 == 0:
             progress.set_postfix_str(f"{loss.item():.3f} nats/point")
@@ -275,36 +294,41 @@ def draw_picture(
         drawn = generate(hand, LONGEST, batch_size=columns, bias=args.bias, generator=generator)
         drawings += [*writers[names[i]][:columns], *drawn]
         titles += [names[i]] * columns + ["in this style"] * columns
-    path = [args.out / "styles.svg", args.out / "styles.png"]
-    plotting.strokes(drawings, titles=titles, columns=columns, path=path)
+    with replacing(*(args.out / name for name in PICTURES)) as paths:
+        plotting.strokes(drawings, titles=titles, columns=columns, path=paths)
 
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, help="Omniglot's stroke zip (default: made-up lettering)")
+    add("--data", type=existing_file, help="Omniglot's stroke zip (default: made-up lettering)")
     add("--out", type=Path, default=Path("runs/writer_styles"), help="folder for the pictures")
-    add("--writers", type=int, default=100, help="writers of lettering to make")
-    add("--words", type=int, default=24, help="words of lettering by each")
-    add("--steps", type=int, default=1000, help="training steps")
-    add("--batch-writers", type=int, default=10, help="writers in a step")
-    add("--drawings", type=int, default=6, help="drawings of each shown, and scored, in a step")
-    add("--hidden-size", type=int, default=128)
-    add("--components", type=int, default=10)
-    add("--style-size", type=int, default=4, help="numbers in a style; 0 for none")
-    add("--learning-rate", type=float, default=5e-3)
-    add("--bias", type=float, default=0.5, help="bias to write at")
-    add("--seed", type=int, default=0)
+    add("--writers", type=integer(3, 100_000), default=100, help="writers of lettering to make")
+    add("--words", type=integer(2, 10_000), default=24, help="words of lettering by each")
+    add("--steps", type=integer(1, 10_000_000), default=1000, help="training steps")
+    add("--batch-writers", type=integer(1, 10_000), default=10, help="writers in a step")
+    drawings_help = "drawings of each shown, and scored, in a step"
+    add("--drawings", type=integer(1, 10_000), default=6, help=drawings_help)
+    add("--hidden-size", type=integer(2, 1000), default=128)
+    add("--components", type=integer(1, 200), default=10)
+    add("--style-size", type=integer(0, 1000), default=4, help="numbers in a style; 0 for none")
+    add("--learning-rate", type=number(1e-9, 0.1), default=5e-3)
+    add("--bias", type=number(0, 100), default=0.5, help="bias to write at")
+    add("--seed", type=seed, default=0)
     return parser.parse_args()
 
 
+@errors_in_one_line()
 def main() -> None:
     """Runs the example."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with claimed(args.out, *PICTURES):
+        learn(args)
+
+
+def learn(args: argparse.Namespace) -> None:
+    """Trains model and guide, and scores the styles of writers held out."""
     torch.manual_seed(args.seed)
     writers = load(args)
     kept, held_out = split(writers, torch.Generator().manual_seed(args.seed))
@@ -319,7 +343,7 @@ def main() -> None:
     for kind, score in evaluate(styles, held_out).items():
         print(f"{kind + ' style':24s}{score:8.3f}")
     draw_picture(styles, held_out, args)
-    print(f"Written to {args.out}: styles.svg, styles.png")
+    print(f"Written to {args.out}: {', '.join(PICTURES)}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,15 @@
 """The introduction: its exact density, its pictures, and the order of what it prints."""
 
-import importlib
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from scipy import integrate
 
-pytest.importorskip("matplotlib", reason="the examples extra is not installed")
-pytest.importorskip("tqdm", reason="the examples extra is not installed")
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("inverse_problem")
+def example(script):
+    return script("inverse_problem")
 
 
 @pytest.mark.parametrize("y", [-0.05, 0.2, 0.5, 0.97])

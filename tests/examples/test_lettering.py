@@ -1,21 +1,13 @@
 """The synthetic lettering of the examples: its format, its repeatability, its variety."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("HersheyFonts", reason="lettering needs Hershey-Fonts")
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def examples(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("lettering")
+def examples(script):
+    return script("lettering")
 
 
 @pytest.fixture
@@ -91,7 +83,6 @@ def test_the_pen_moves_evenly_in_time_and_slows_at_the_ends(examples):
 
 
 def test_a_page_can_be_drawn(examples, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     page = tmp_path / "page.png"
     monkeypatch.setattr("sys.argv", ["lettering.py", "--out", str(page), "--lines", "3"])
     examples.main()

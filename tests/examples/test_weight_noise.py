@@ -1,33 +1,15 @@
 """Weight noise: where it starts, what a batch counts for, the nats of the weights, a short run."""
 
-import importlib
-from pathlib import Path
-
-import pyro
 import pytest
 import torch
 from pyro import poutine
 
 from mdn_dist import PredictionNetwork
 
-pytest.importorskip("HersheyFonts", reason="the examples extra is not installed")
-pytest.importorskip("matplotlib", reason="the examples extra is not installed")
-pytest.importorskip("safetensors", reason="the examples extra is not installed")
-pytest.importorskip("tqdm", reason="the examples extra is not installed")
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def _param_store():
-    yield
-    pyro.clear_param_store()
-
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("weight_noise")
+def example(script):
+    return script("weight_noise")
 
 
 @pytest.fixture

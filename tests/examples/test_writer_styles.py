@@ -1,27 +1,19 @@
 """Styles of writers: how the model scales, what the guide reads, and what a style is worth."""
 
 import argparse
-import importlib
 import zipfile
-from pathlib import Path
 
 import pyro
 import pytest
 import torch
 from pyro import poutine
 
-pytest.importorskip("HersheyFonts", reason="the examples extra is not installed")
-pytest.importorskip("matplotlib", reason="the examples extra is not installed")
-pytest.importorskip("tqdm", reason="the examples extra is not installed")
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZES = argparse.Namespace(hidden_size=8, components=3, style_size=2)
 
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("writer_styles")
+def example(script):
+    return script("writer_styles")
 
 
 @pytest.fixture
@@ -106,11 +98,11 @@ def test_writers_are_told_by_alphabet_and_number_and_held_out_in_each(example, t
     assert sorted(name.split("/")[0] for name in held_out) == ["Greek"] * 2 + ["Latin"] * 2
 
 
-def test_a_file_without_writers_is_refused(example, tmp_path):
+def test_a_file_without_writers_is_refused(refused, tmp_path):
     path = tmp_path / "drawings.ndjson"
     path.write_text('{"word": "cat", "drawing": [[[7, 8], [1, 3]]]}')
-    with pytest.raises(SystemExit, match="--data needs a file that knows its writers"):
-        example.load(argparse.Namespace(data=path, seed=0))
+    line = refused("writer_styles", "--data", path, "--out", tmp_path / "out")
+    assert "--data needs a file that knows its writers" in line
 
 
 def run(example, out, monkeypatch, capsys, *options):
