@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from mdn_dist.algebra import MixtureAlgebra
 from mdn_dist.batch import check_all, register_container
@@ -81,8 +81,8 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         self.scale_tril = _expanded(scale_tril, shape + size + size)
         self._num_component = shape[-1]
         self._event_ndims = 1
-        Distribution.__init__(self, shape[:-1], size, validate_args=False)
-        del self._validate_args  # back to torch's default: the checks below are ours
+        # as torch's constructor would, but for its checks
+        self._batch_shape, self._event_shape = shape[:-1], size
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validates:
