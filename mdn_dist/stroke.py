@@ -69,7 +69,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     ) -> None:
         if not isinstance(offset, GaussianMixture):
             raise TypeError(f"offset must be a GaussianMixture, got {type(offset).__name__}")
-        if not isinstance(pen, TorchBernoulli | TorchOneHotCategorical):
+        if not isinstance(pen, (TorchBernoulli, TorchOneHotCategorical)):
             raise TypeError(
                 f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
             )
@@ -85,8 +85,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         self.offset = offset.expand(shape)
         self._pen_class = type(pen)
         # torch caches the other of the two when it is asked for, rounded: keep to the given one.
-        inner = vars(pen).get("_categorical", pen)
-        self._pen_argument = "probs" if pen._param is vars(inner).get("probs") else "logits"
+        inner = pen.__dict__.get("_categorical", pen)
+        self._pen_argument = "probs" if pen._param is inner.__dict__.get("probs") else "logits"
         self._pen_parameter = widen(pen._param).expand(shape + pen.event_shape)
         size = offset.event_shape[0] + (pen.event_shape or Size([1]))[0]
         super().__init__(shape, Size([size]), validate_args=validate_args)
