@@ -1,7 +1,7 @@
 """How a network's raw outputs become the parameters of a mixture and a pen, and back."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -119,7 +119,7 @@ class OutputMap:
     components: int = 20
     event_size: int = 2
     pen: Pen | None = "bernoulli"
-    bounds: Bounds | None = Bounds()
+    bounds: Bounds | None = field(default_factory=Bounds)
     logit_factor: float = 1.0
     log_scale_shift: float = 0.0
     pen_factor: float = 1.0
