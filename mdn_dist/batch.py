@@ -212,7 +212,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: all but what is derived."""
-        return {name: held for name, held in vars(self).items() if name not in self._derived}
+        return {name: held for name, held in self.__dict__.items() if name not in self._derived}
 
     def _bare_copy(self) -> Self:
         """Return a copy that is to be given other parameters."""

@@ -1,7 +1,7 @@
 """How a network's raw outputs become the parameters of a mixture and a pen, and back."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -130,16 +130,16 @@ class OutputMap:
     components: int = 20
     event_size: int = 2
     pen: Pen | None = "bernoulli"
-    bounds: Bounds | None = Bounds()
+    bounds: Bounds | None = field(default_factory=Bounds)
     logit_factor: float = 1.0
     log_scale_shift: float = 0.0
     pen_factor: float = 1.0
 
     def __post_init__(self) -> None:
         check_counts(components=self.components, event_size=self.event_size)
-        if not isinstance(self.pen, str | None) or self.pen not in PEN_SIZE:
+        if not (self.pen is None or isinstance(self.pen, str)) or self.pen not in PEN_SIZE:
             raise ValueError(f"pen must be 'bernoulli', 'one_hot' or None, got {self.pen!r}")
-        if not isinstance(self.bounds, Bounds | None):
+        if not (self.bounds is None or isinstance(self.bounds, Bounds)):
             raise TypeError(f"bounds must be Bounds(...) or None, got {self.bounds!r}")
 
     @property

@@ -65,15 +65,15 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
     ) -> None:
         if not isinstance(offset, GaussianMixture):
             raise TypeError(f"offset must be a GaussianMixture, got {type(offset).__name__}")
-        if not isinstance(pen, TorchBernoulli | TorchOneHotCategorical):
+        if not isinstance(pen, (TorchBernoulli, TorchOneHotCategorical)):
             raise TypeError(
                 f"pen must be a Bernoulli or a OneHotCategorical, got {type(pen).__name__}"
             )
         if not tracing() and pen.event_shape == (1,):
             raise ValueError("pen must have two states or more, got one")
         # torch caches the other of the two when it is asked for, rounded: keep to the given one.
-        inner = vars(pen).get("_categorical", pen)
-        argument = "probs" if pen._param is vars(inner).get("probs") else "logits"
+        inner = pen.__dict__.get("_categorical", pen)
+        argument = "probs" if pen._param is inner.__dict__.get("probs") else "logits"
         self._pen_class = type(pen)
         self._set_parts(offset, widen(pen._param), argument)
         if validate_args is not None:
