@@ -7,7 +7,13 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_bias, check_counts, check_temperature, check_tensor
+from mdn_dist.checks import (
+    check_bias,
+    check_counts,
+    check_temperature,
+    check_tensor,
+    is_number,
+)
 from mdn_dist.functional import (
     MARGIN,
     maps_from_scale_tril,
@@ -58,7 +64,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name, limit in vars(self).items():
-            if not isinstance(limit, int | float):
+            if not is_number(limit):
                 raise TypeError(f"{name} must be a number, got {limit!r}")
         ratio = math.exp(2 * MARGIN)
         if not 0 < self.min_scale * ratio < self.max_scale < math.inf:
