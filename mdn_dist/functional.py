@@ -395,10 +395,11 @@ def posterior(
     """
     log_weight = logits.log_softmax(-1) - scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     likeliest = (log_weight - whitened.square().sum(-1) / 2).argmax(-1)[..., None, None]
-    nearest = whitened.take_along_dim(likeliest, -2)  # (*, 1, D)
-    centre = loc.expand_as(whitened).take_along_dim(likeliest, -2)
+    row = likeliest.expand_as(whitened[..., :1, :])
+    nearest = whitened.gather(-2, row)  # (*, 1, D)
+    centre = loc.expand_as(whitened).gather(-2, row)
     factors = scale_tril.expand(*whitened.shape, -1)
-    factor = factors.take_along_dim(likeliest.unsqueeze(-1), -3)  # (*, 1, D, D)
+    factor = factors.gather(-3, likeliest.unsqueeze(-1).expand_as(factors[..., :1, :, :]))
     bent = ((factor - scale_tril) * nearest.unsqueeze(-2)).sum(-1)
     apart = _substitute(scale_tril, centre - loc + bent)
     share = log_weight - (apart * (apart + 2 * nearest)).sum(-1) / 2
