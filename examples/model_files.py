@@ -162,7 +162,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with path.open("rb") as head:
         header = int.from_bytes(head.read(8), "little")
     if header > MOST_HEADER_BYTES or path.stat().st_size > MOST_BYTES:
-        raise Refusal(f"{path}: no model or checkpoint file: too large")
+        raise Refusal(f"{path}: no model or checkpoint file, or too large a one")
     try:
         # Not mapped into memory, where another program could cut the file off under us.
         with safe_open(path, "pt", backend="pread") as file:
