@@ -2,9 +2,11 @@ import pytest
 import torch
 from cases import generator, normal
 from scipy import stats
+from torch.testing import assert_close
 
 from mdn_dist import draws
-from mdn_dist.draws import draw_index
+from mdn_dist.draws import draw_index, draw_points, draw_state
+from mdn_dist.outputs import OutputMap
 
 
 def test_draw_index_draws_with_the_weights():
@@ -60,3 +62,25 @@ def test_a_category_without_weight_is_not_drawn_at_the_ends_of_the_uniform_numbe
     ):
         for dtype in (torch.float32, torch.float64):
             assert draw_index(torch.tensor([row], dtype=dtype)).item() in allowed
+
+
+@pytest.mark.parametrize(("edge", "logit", "flag"), [("least", -torch.inf, 0), ("most", 90.0, 1)])
+def test_a_flag_without_doubt_is_drawn_at_the_ends_of_the_uniform_numbers(
+    edge, logit, flag, monkeypatch
+):
+    monkeypatch.setattr(draws, "_uniform", lambda like, _: EDGES[edge](like).expand_as(like))
+    assert draw_state(torch.tensor([logit]), is_flag=True).item() == flag
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("reach", [1.0, -9.0])  # within the bounds, and beyond
+def test_points_drawn_from_outputs_have_the_covariance_of_their_parameters(size, reach):
+    output_map = OutputMap(1, size)
+    outputs = torch.zeros(output_map.size)
+    pairs = size * (size - 1) // 2
+    outputs[-pairs:] = reach * torch.linspace(0.6, 1, pairs)
+    drawn = draw_points(outputs.expand(20_000, -1), output_map, generator(4))[:, :size]
+    factor = output_map.parameters(outputs).scale_tril[0]
+    white = torch.linalg.solve_triangular(factor.double(), drawn.double().T, upper=False)
+    # false-alarm rate 1e-9 over seeds
+    assert_close(white.cov(), torch.eye(size).double(), rtol=0, atol=0.07)

@@ -6,6 +6,7 @@ import mpmath
 import pytest
 import torch
 from cases import CASES, K, generator, mixture_parameters, normal, output_size, stock_mixture
+from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import Bounds, GaussianMixture, MixtureDensityHead, StrokeDistribution
@@ -383,3 +384,53 @@ def test_a_temperature_near_0_draws_the_likeliest_component(case, temperature):
     if case.pen:
         likeliest = d.component_mode[:, case.size :]
         assert torch.equal(value[:, case.size :], likeliest)
+
+
+@pytest.mark.parametrize("bias", [50.0, 79.5, 100.0])
+@pytest.mark.parametrize("way", ["eager", "vmap"])
+def test_scales_below_float32_score_like_float64(way, bias):
+    """Whose points are so near the means that only means of 0 tell them apart."""
+    outputs = normal(4, output_size(), seed=3)
+    outputs[:, 1 + K : 1 + 3 * K] = 0.0
+    outputs[:, 1 + 3 * K : 1 + 5 * K] = -99.0  # scales as small as the bounds allow
+    value = torch.tensor([2e-38, -3e-38, 1.0]).expand(4, 3)
+
+    def score(outputs, value):
+        return StrokeDistribution.from_outputs(outputs, K).biased(bias).log_prob(value)
+
+    outputs = outputs.float()
+    found = (vmap(score) if way == "vmap" else score)(outputs, value)
+    expected = score(outputs.double(), value.double())
+    assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_point_too_far_for_its_type_has_no_density_under_vmap():
+    outputs = normal(4, output_size(), seed=3).float()
+    outputs[:, 1 + 3 * K :] = 1.0
+    outputs[:, 1 + 3 * K : 1 + 5 * K] = -9.0
+    value = torch.tensor([[1.0, 1.0, 1.0], [-1, 1, 0], [-1, -1, 1], [1, -1, 0]])
+    value[:, :2] *= 1e37
+    score = vmap(lambda o, v: StrokeDistribution.from_outputs(o, K).log_prob(v))(outputs, value)
+    assert (score == -math.inf).all()
+
+
+@pytest.mark.parametrize("name", ["stroke from outputs", "pen states from outputs"])
+def test_a_point_too_far_for_its_type_sends_back_finite_gradients(name):
+    (outputs,) = (t.float().requires_grad_() for t in CASES[name].tensors((4,)))
+    value = CASES[name].points(4).float()
+    value[:, :2] = 1e30
+    score = CASES[name].build(outputs).log_prob(value)
+    assert (score == -math.inf).all()
+    assert torch.autograd.grad(score.sum(), outputs)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [2, 10])
+def test_many_coordinates_tell_a_far_point_from_a_spoilt_one(size):
+    _, loc, factor = (p.float() for p in mixture_parameters((3,), size))
+    value = torch.zeros(3, size)
+    value[0] = 1e38
+    value[1, 0] = math.nan
+    factor[2, :, 1, 0] = math.nan
+    score = GaussianMixture(torch.zeros(K), loc, factor, validate_args=False).log_prob(value)
+    assert score[0] == -math.inf
+    assert score[1:].isnan().all()

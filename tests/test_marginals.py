@@ -230,6 +230,14 @@ def test_narrow_correlated_components_stay_accurate_in_single_precision(size):
     assert not np.nanmedian(naive) < 1e-3  # the usual way fails here
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scales_whose_squares_are_no_numbers_are_reordered(scale):
+    factor = mixture_parameters((7,), 3)[2]
+    found = reorder(scale * factor.float(), [2, 0])
+    expected = torch.linalg.cholesky((factor @ factor.mT)[..., [2, 0], :][..., [2, 0]])
+    assert_close(found.double() / scale, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dims", [[1], [2, 0], [0, 1, 2]])
 def test_no_rounding_is_left_above_the_diagonal(dims):
     factor = mixture_parameters((7,), 3)[2].float()

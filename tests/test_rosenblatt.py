@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from cases import generator, mixture_parameters
+from cases import generator, mixture_parameters, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -397,3 +397,62 @@ def test_a_quantile_is_found_though_the_librarys_normal_quantile_is_rounded(monk
         monkeypatch.setattr(rosenblatt_module, "ndtri", lambda u, e=error: ndtri(u) + e)
         assert_close(d.icdf(q), expected, rtol=1e-9, atol=1e-9)
         assert_close(one.icdf(q), alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e300, -1e300])
+def test_a_component_without_weight_is_not_searched_for_however_far(far):
+    places = torch.tensor([[-1e3], [1e3], [far]], dtype=torch.float64)
+    logits = torch.tensor([0.0, 0.0, -torch.inf], dtype=torch.float64)
+    d = GaussianMixture(logits, places, torch.ones(3, 1, 1, dtype=torch.float64))
+    q = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
+    assert_close(d.icdf(q), wall(-1e3, 1e3).icdf(q), rtol=1e-12, atol=0)
+
+
+def test_a_narrow_component_is_found_beside_one_far_away():
+    places = torch.tensor([[0.0], [1e8]], dtype=torch.float64)
+    scale = torch.tensor([1e-12, 1.0], dtype=torch.float64).view(2, 1, 1)
+    q = torch.tensor([0.1, 0.3, 0.4], dtype=torch.float64)
+    found = GaussianMixture(torch.zeros(2).double(), places, scale).icdf(q)
+    expected = torch.from_numpy(stats.norm.ppf(2 * q.numpy(), 0, 1e-12)).unsqueeze(-1)
+    assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_count_as_the_nearest_numbers(dtype):
+    kind = torch.finfo(dtype)
+    found = wall(0.0, dtype=dtype).icdf(torch.tensor([0.0, 1.0], dtype=dtype))
+    assert found[0].item() == pytest.approx(stats.norm.ppf(kind.tiny), rel=1e-4)
+    assert found[1].item() == pytest.approx(stats.norm.isf(kind.eps / 2), rel=1e-4)
+
+
+def test_weights_that_round_to_more_than_1_leave_the_cube_closed():
+    logits = normal(1000, 20, seed=13).float()
+    d = GaussianMixture(logits, torch.zeros(20, 1), torch.ones(20, 1, 1))
+    assert (d.rosenblatt(torch.full((1000, 1), 9.0)) <= 1).all()
+
+
+def test_numbers_of_a_wider_type_keep_it():
+    leaves = [p.float().requires_grad_() for p in mixture_parameters((4,))]
+    u = uniform(4, 2, seed=14)
+    found = inverse_rosenblatt(*leaves, u)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = inverse_rosenblatt(*wide, u)
+    assert_close(found, expected, rtol=0, atol=1e-5)
+    exact = torch.autograd.grad(expected.sum(), wide)
+    for single, double in zip(torch.autograd.grad(found.sum(), leaves), exact, strict=True):
+        assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("u", [1e-300, 0.05, 0.3, 0.8])
+@pytest.mark.parametrize("apart", [3.0, 100.0])
+@pytest.mark.parametrize("unit", [1.0, 1e20])
+def test_second_derivatives_are_right_in_the_tail_and_beside_a_far_component(unit, apart, u):
+    logits = torch.tensor([0.1, 0.9], dtype=torch.float64).log().requires_grad_()
+    number = torch.tensor([u], dtype=torch.float64)
+
+    def function(logits, loc, scale):
+        return inverse_rosenblatt(logits, unit * loc, unit * scale, number) / unit
+
+    loc = torch.tensor([[0.0], [apart]], dtype=torch.float64, requires_grad=True)
+    scale = torch.ones(2, 1, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(function, (logits, loc, scale))

@@ -372,3 +372,12 @@ def test_forward_mode_and_batched_backward_of_samples(size):
         duals = [forward_ad.make_dual(p, torch.ones_like(p)) for p in parameters]
         tangent = forward_ad.unpack_dual(drawn(*duals)).tangent
     assert_close(tangent, sum(e.flatten(2).sum(2) for e in expected), rtol=1e-10, atol=1e-10)
+
+
+def test_points_made_to_move_are_not_the_ones_given():
+    parameters = [p.requires_grad_() for p in mixture_parameters()]
+    points = normal(5, 2, seed=50)
+    before = points.clone()
+    with torch.no_grad():
+        reparameterize(*parameters, points).zero_()
+    assert torch.equal(points, before)

@@ -18,6 +18,7 @@ from cases import (
 )
 from scipy import stats
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
+from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, StrokeDistribution
@@ -589,3 +590,42 @@ def test_what_is_derived_validates_as_the_whole_does(pen, validate_args):
                 part.log_prob(wrong)
         elif part is not d.pen:  # torch's own takes NaN for no state
             assert part.log_prob(wrong).isnan().all()
+
+
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+@pytest.mark.parametrize("pen", ["bernoulli", "one_hot"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_outputs_and_points_of_two_types_score_in_the_wider(source, pen, types):
+    case = SOURCES[source](pen)
+    tensors = [t.to(types[0]) for t in case.tensors((4,))]
+    value = case.points(4).to(types[1])
+    score = case.build(*tensors, validate_args=False).log_prob(value)
+    assert score.dtype == torch.float64
+    expected = case.stock(*(t.double() for t in tensors), value.double())
+    # torch normalises the logits of states in their own type
+    rounded = (source, pen) == ("parameters", "one_hot")
+    assert_close(score, expected, rtol=0, atol=1e-6 if rounded else 1e-10)
+
+
+def test_a_pen_state_out_of_the_question_leaves_the_others_their_score():
+    case = CASES["pen states from outputs"]
+    outputs, value = case.tensors((3,))[0], case.points(3)
+    outputs[:, 1], value[:, 2:] = -math.inf, torch.tensor([1.0, 0, 0])
+    value.requires_grad_()
+    score = vmap(lambda o, v: case.build(o, validate_args=False).log_prob(v))(outputs, value)
+    assert_close(score, case.stock(outputs, value), **CLOSE)
+    single = case.build(outputs, validate_args=False).log_prob(value)
+    assert_close(single, score, **CLOSE)
+    assert torch.autograd.grad(single.sum(), value)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("reach", [5.0, -8.0])
+def test_correlations_beyond_their_bound_have_the_differences_as_gradients(reach):
+    outputs = torch.full((2, 7), 0.1, dtype=torch.float64)
+    outputs[:, -1] = reach
+    value = torch.tensor([[0.11, 0.1, 1.0], [0.09, 0.12, 0.0]], dtype=torch.float64)
+
+    def score(outputs):
+        return (StrokeDistribution.from_outputs(outputs, 1).log_prob(value) / 100).tanh()
+
+    assert torch.autograd.gradcheck(score, outputs.requires_grad_())

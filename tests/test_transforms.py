@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import CASES, generator, mixture_parameters, normal
 from torch import nn
+from torch.autograd import forward_ad
 from torch.export import Dim, export
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, vmap
 from torch.testing import assert_close
@@ -278,3 +279,19 @@ def test_a_pen_with_a_single_state_is_refused():
     pen = torch.distributions.OneHotCategorical(logits=torch.zeros(4, 1))
     with pytest.raises(ValueError, match="pen must have two states or more, got one"):
         StrokeDistribution(offset, pen)
+
+
+@every_case
+def test_forward_derivatives_by_the_point_alone_are_the_gradients(case):
+    d, value = case.make((3,)), case.points(3)
+    offset = value[:, : case.size].clone().requires_grad_()
+    direction = normal(3, case.size, seed=20)
+
+    def score(offset):
+        return d.log_prob(torch.cat([offset, value[:, case.size :]], -1))
+
+    (gradient,) = torch.autograd.grad(score(offset).sum(), offset)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(offset.detach(), direction)
+        tangent = forward_ad.unpack_dual(score(dual)).tangent
+    assert_close(tangent, (gradient * direction).sum(-1), **CLOSE)
