@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.special import erfc, erfcx, ndtri
 
 from mdn_dist.functional import at_once, batched, overridable, posterior, traced, tracing, whiten
@@ -222,6 +223,12 @@ class _ForwardAttach(_Attach):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
+        levels = [level.key() for level in get_interpreter_stack() or []]
+        if levels.count(TransformType.Jvp) > 1:
+            raise NotImplementedError(  # torch would take the inner derivative for a constant
+                "rsample and inverse_rosenblatt have no forward derivative of a forward one; "
+                "take one of the two backward, as jacfwd(jacrev(f))"
+            )
         logits, loc, scale_tril, value = ctx.saved_tensors
         uniform = torch.zeros_like(value)
         moved = (

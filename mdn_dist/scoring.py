@@ -104,7 +104,7 @@ class _MixtureLogProb(torch.autograd.Function):
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
             pull = _solve_transposed(scale_tril, whitened)  # the derivative by the means
-            responsibility = exp_or_zero_(share.sub_(total))
+            responsibility = exp_or_zero_(share.sub_(total.clamp_min(torch.finfo(total.dtype).min)))
             ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened, pull)
         return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
 

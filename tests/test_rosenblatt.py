@@ -8,7 +8,7 @@ from cases import generator, mixture_parameters, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
-from torch.func import grad, vmap
+from torch.func import grad, jacfwd, jacrev, vmap
 from torch.quasirandom import SobolEngine
 from torch.special import ndtri
 from torch.testing import assert_close
@@ -385,6 +385,20 @@ def test_forward_and_batched_derivatives(transform, size):
         check_batched_grad=True,
         check_batched_forward_grad=True,
     )
+
+
+def test_second_derivatives_are_right_or_refused():
+    logits, loc, scale_tril = mixture_parameters((), 2, components=2)
+    value = uniform(2, seed=7)
+
+    def function(loc):
+        return inverse_rosenblatt(logits, loc, scale_tril, value).sum()
+
+    expected = torch.autograd.functional.hessian(function, loc)
+    assert_close(jacfwd(jacrev(function))(loc), expected)
+    assert_close(jacrev(jacfwd(function))(loc), expected)
+    with pytest.raises(NotImplementedError, match="take one of the two backward"):
+        jacfwd(jacfwd(function))(loc)
 
 
 def test_a_quantile_is_found_though_the_librarys_normal_quantile_is_rounded(monkeypatch):
