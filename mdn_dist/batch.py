@@ -13,6 +13,19 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from mdn_dist.checks import check_mask, check_tensor
 from mdn_dist.functional import expanded, traced, tracing, widen
 
+# What the distributions hold beside their parameters.
+STATIC = (
+    "_batch_shape",
+    "_event_shape",
+    "_event_ndims",
+    "_num_component",
+    "_validate_args",
+    "has_rsample",
+    "output_map",
+    "_pen_class",
+    "_pen_argument",
+)
+
 
 class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
     """A Pyro distribution over points whose batch can be indexed, expanded and masked.
@@ -212,12 +225,16 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: all but what is derived."""
+        if torch.compiler.is_compiling():  # torch 2.8 cannot trace a loop over __dict__
+            named = (*self._parts, *STATIC)
+            return {name: getattr(self, name) for name in named if name in self.__dict__}
         return {name: held for name, held in self.__dict__.items() if name not in self._derived}
 
     def _bare_copy(self) -> Self:
         """Return a copy that is to be given other parameters."""
-        new = self.__new__(type(self))
-        new.__dict__.update(self.__getstate__())
+        new = type(self).__new__(type(self))
+        for name, held in self.__getstate__().items():
+            setattr(new, name, held)
         return new
 
     def _take_apart(self) -> tuple[list[Any], dict[str, Any]]:
