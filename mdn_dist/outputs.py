@@ -250,7 +250,8 @@ class OutputMap:
         pairs = self.event_size * (self.event_size - 1) // 2
         correlation = correlation.unflatten(-1, (pairs, self.components))
         # what is not finite stays so, but sends back no 0 times NaN from a point that is masked
-        finite = log_scale.isfinite().all(-2) & correlation.isfinite().all(-2)  # (*, K)
+        spoilt = (0 * torch.cat([log_scale, correlation], -2).detach()).sum(-2)  # (*, K), 0 or NaN
+        finite = spoilt == 0
         log_scale, correlation = (
             torch.where(finite.unsqueeze(-2), x, 0.0) for x in (log_scale, correlation)
         )
@@ -260,7 +261,7 @@ class OutputMap:
             pen_logits=self.pen_logits(outputs),
             logits=sharpen(logits, self.logit_factor),
             loc=loc.movedim(-1, -2),
-            scale_tril=torch.where(finite[..., None, None], scale_tril, math.nan),
+            scale_tril=torch.where(finite[..., None, None], scale_tril, spoilt[..., None, None]),
         )
 
     def bounded(self, log_scale: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
