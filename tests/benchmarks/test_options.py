@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -201,7 +200,7 @@ def test_ctrl_c_keeps_the_runs_that_are_done(script, run, tmp_path, monkeypatch)
 
     def press(name, seed, args):
         if seed == 1:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return whole(name, seed, args)
 
     monkeypatch.setattr(quality, "run", press)

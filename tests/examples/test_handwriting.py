@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,7 @@ def interrupted(handwriting, run, tmp_path, monkeypatch):
         save(path, options, step, *states)
         taken.append(step)
         if step == 4:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(handwriting, "save_checkpoint", save_and_press)
