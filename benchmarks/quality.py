@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
 from mdn_dist import PredictionNetwork, data
-from mdn_dist.functional import clip_gradient
+from mdn_dist._maths.gradients import clip_gradient
 from mdn_dist.networks import ClippedLSTM
 from mdn_dist.outputs import OutputMap
 

@@ -33,7 +33,7 @@ from mdn_dist import (
     PredictionNetwork,
     StrokeDistribution,
 )
-from mdn_dist.draws import draw_offset
+from mdn_dist._maths.draw import draw_offset
 from mdn_dist.outputs import OutputMap
 
 POINTS, COMPONENTS = 19_200, 20

@@ -7,12 +7,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mdn_dist.batch import BatchDistribution
-from mdn_dist.checks import check_all, check_bias, check_temperature, check_tensor, is_number
-from mdn_dist.functional import least_scale, posterior, sharpen, whiten
-from mdn_dist.marginals import affine, condition, marginal, resolve_dims
-from mdn_dist.modes import at_largest, highest_mode
-from mdn_dist.rosenblatt import inverse_rosenblatt, rosenblatt
+from mdn_dist._checks import check_all, check_bias, check_temperature, check_tensor, is_number
+from mdn_dist._container import BatchDistribution
+from mdn_dist._maths.algebra import affine, condition, marginal, resolve_dims
+from mdn_dist._maths.density import posterior, whiten
+from mdn_dist._maths.floats import least_scale
+from mdn_dist._maths.maps import sharpen
+from mdn_dist._maths.modes import at_largest, highest_mode
+from mdn_dist._maths.rosenblatt import inverse_rosenblatt, rosenblatt
 
 Parameters = tuple[Tensor, Tensor, Tensor]
 """Logits ``(*, K)``, means ``(*, K, D)``, Cholesky factors ``(*, K, D, D)``."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
+from mdn_dist._checks import check_tensor
 
 EXACT = 50  # samples from which the asymptotic p-value is good enough
 

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist.checks import check_clip, check_counts, check_tensor
-from mdn_dist.functional import clip_gradient, in_float64, tracing, unviewed
+from mdn_dist._checks import check_clip, check_counts, check_tensor
+from mdn_dist._maths.floats import in_float64
+from mdn_dist._maths.gradients import clip_gradient
+from mdn_dist._points import gather_points, log_odds
+from mdn_dist._torch import tracing, unviewed
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
-from mdn_dist.points import gather_points, log_odds
 from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features

@@ -10,14 +10,15 @@ from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNorma
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from mdn_dist._checks import check_all
+from mdn_dist._maths.density import mixture_log_prob
+from mdn_dist._maths.draw import draw_offset
+from mdn_dist._maths.em import fit_parameters
+from mdn_dist._maths.floats import least_scale, widen
+from mdn_dist._maths.rosenblatt import reparameterize
+from mdn_dist._torch import expanded, static_size, tracing, unviewed
 from mdn_dist.algebra import MixtureAlgebra
-from mdn_dist.checks import check_all
-from mdn_dist.draws import draw_offset
-from mdn_dist.fitting import fit_parameters
-from mdn_dist.functional import expanded, least_scale, static_size, tracing, unviewed, widen
 from mdn_dist.outputs import Bounds, OutputMap
-from mdn_dist.rosenblatt import reparameterize
-from mdn_dist.scoring import mixture_log_prob
 
 
 @dataclass(eq=False, init=False, repr=False)

@@ -6,11 +6,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mdn_dist.checks import check_clip, check_counts, check_mask, check_tensor
-from mdn_dist.functional import clip_gradient, static_size, tracing, unviewed
+from mdn_dist._checks import check_clip, check_counts, check_mask, check_tensor
+from mdn_dist._maths.gradients import clip_gradient
+from mdn_dist._points import gather_points
+from mdn_dist._torch import static_size, tracing, unviewed
 from mdn_dist.head import MixtureDensityHead, own_parameter
 from mdn_dist.outputs import Bounds, Pen
-from mdn_dist.points import gather_points
 from mdn_dist.stroke import StrokeDistribution
 
 State = tuple[tuple[Tensor, Tensor], ...]

@@ -7,24 +7,18 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import (
-    check_bias,
-    check_counts,
-    check_temperature,
-    check_tensor,
-    is_number,
-)
-from mdn_dist.functional import (
+from mdn_dist._checks import check_bias, check_counts, check_temperature, check_tensor, is_number
+from mdn_dist._maths.floats import widen
+from mdn_dist._maths.growth import hold_growth, release_growth
+from mdn_dist._maths.maps import (
     MARGIN,
     maps_from_scale_tril,
     saturate,
     scale_tril_from_maps,
     sharpen,
-    tracing,
     unsaturate,
-    widen,
 )
-from mdn_dist.growth import hold_growth, release_growth
+from mdn_dist._torch import tracing
 
 Pen = Literal["bernoulli", "one_hot"]
 """``"bernoulli"``, an end-of-stroke flag; ``"one_hot"``, the three pen states of sketch-rnn."""
@@ -39,9 +33,9 @@ class Bounds:
     The maps are the paper's, exactly, for scales at least ``e`` times the floor and at most the
     ceiling over ``e``, and for correlations up to ``tanh(atanh(max_correlation) - 1)``: with the
     defaults, scales in [2.8e-4, 3.6e3] and correlations within 0.9992. Beyond, they bend towards
-    the limits (:func:`mdn_dist.functional.saturate`). From three coordinates on, correlations that
+    the limits (``saturate``). From three coordinates on, correlations that
     together would magnify deviations by more than some thousands (in float64, 1e33) bend too
-    (:mod:`mdn_dist.growth`).
+    (``hold_growth``).
 
     Args:
         min_scale: Floor of every standard deviation, in data units.

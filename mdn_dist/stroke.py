@@ -13,14 +13,16 @@ from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.utils import lazy_property, probs_to_logits
 from torch.nn.functional import one_hot
 
-from mdn_dist.batch import BatchDistribution
-from mdn_dist.checks import check_all
-from mdn_dist.draws import draw_points, draw_state
-from mdn_dist.functional import expanded, sharpen, static_size, tracing, widen
+from mdn_dist._checks import check_all
+from mdn_dist._container import BatchDistribution
+from mdn_dist._maths.draw import draw_points, draw_state
+from mdn_dist._maths.floats import widen
+from mdn_dist._maths.fused import pen_log_prob, stroke_log_prob
+from mdn_dist._maths.maps import sharpen
+from mdn_dist._points import StrokePoint, gather_points, log_odds, valid_state
+from mdn_dist._torch import expanded, static_size, tracing
 from mdn_dist.mixture import GaussianMixture
 from mdn_dist.outputs import Bounds, OutputMap, Pen
-from mdn_dist.points import StrokePoint, gather_points, log_odds, valid_state
-from mdn_dist.scoring import pen_log_prob, stroke_log_prob
 
 
 class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[misc]

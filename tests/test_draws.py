@@ -5,7 +5,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from mdn_dist import draws
-from mdn_dist.draws import draw_index, draw_points, draw_state
+from mdn_dist._maths.draw import draw_index, draw_points, draw_state
 from mdn_dist.outputs import OutputMap
 
 

@@ -22,8 +22,8 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
+from mdn_dist._maths.algebra import reorder
 from mdn_dist.data import Normalization
-from mdn_dist.marginals import reorder
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 BATCHES = [(), (4,), (2, 3), (2, 1, 3)]

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, StrokeDistribution
-from mdn_dist.modes import LIMIT, TOLERANCE, ascend, at_largest, climb
+from mdn_dist._maths.modes import LIMIT, TOLERANCE, ascend, at_largest, climb
 
 BATCHES = [(), (4,), (2, 3), (2, 1, 3)]
 STROKES = {name: case for name, case in CASES.items() if case.pen is not None}

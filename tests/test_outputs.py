@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, StrokeDistribution
-from mdn_dist.functional import maps_from_scale_tril
+from mdn_dist._maths.maps import maps_from_scale_tril
 from mdn_dist.outputs import Bounds, OutputMap, Parameters
 
 

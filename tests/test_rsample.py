@@ -16,8 +16,8 @@ from torch.special import ndtr
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
-from mdn_dist.draws import draw_offset
-from mdn_dist.rosenblatt import reparameterize
+from mdn_dist._maths.draw import draw_offset
+from mdn_dist._maths.rosenblatt import reparameterize
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 6])
 

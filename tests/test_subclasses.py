@@ -12,10 +12,11 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from mdn_dist import Bounds, GaussianMixture, MixtureDensityHead, StrokeDistribution
-from mdn_dist.functional import clip_gradient
+from mdn_dist._maths.density import mixture_log_prob
+from mdn_dist._maths.fused import stroke_log_prob
+from mdn_dist._maths.gradients import clip_gradient
+from mdn_dist._maths.rosenblatt import inverse_rosenblatt, reparameterize
 from mdn_dist.outputs import OutputMap
-from mdn_dist.rosenblatt import inverse_rosenblatt, reparameterize
-from mdn_dist.scoring import mixture_log_prob, stroke_log_prob
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
+from mdn_dist._checks import check_tensor
 from mdn_dist.data.arguments import check_text, wrong_type
 from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.strokes import check_sequence, to_offsets

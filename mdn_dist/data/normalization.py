@@ -8,13 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
+from mdn_dist._checks import check_tensor
+from mdn_dist._maths.floats import in_float64
 from mdn_dist.data.arguments import items_of, wrong_type
 from mdn_dist.data.by_value import PickledByValue
 from mdn_dist.data.drawing import Drawing
 from mdn_dist.data.strokes import check_points, check_sequence
 from mdn_dist.data.text import to_number
-from mdn_dist.functional import in_float64
 
 _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 

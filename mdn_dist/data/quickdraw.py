@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
+from mdn_dist._maths.floats import in_float64
 from mdn_dist.data.archive import read_lines
 from mdn_dist.data.arguments import check_path, items_of, wrong_type
 from mdn_dist.data.corpus import (
@@ -24,7 +25,6 @@ from mdn_dist.data.corpus import (
 )
 from mdn_dist.data.drawing import Drawing, points_at_origin, seconds
 from mdn_dist.data.strokes import stroke_lengths
-from mdn_dist.functional import in_float64
 
 
 def read_quickdraw(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
+from mdn_dist._checks import check_tensor
+from mdn_dist._maths.floats import in_float64
 from mdn_dist.data.arguments import to_positive
 from mdn_dist.data.corpus import MAX_POINTS
 from mdn_dist.data.strokes import (
@@ -15,7 +16,6 @@ from mdn_dist.data.strokes import (
     to_absolute,
     to_offsets,
 )
-from mdn_dist.functional import in_float64
 
 
 def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> Tensor:

@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
+from mdn_dist._checks import check_tensor
+from mdn_dist._maths.floats import in_float64
 from mdn_dist.data.arguments import items_of
-from mdn_dist.functional import in_float64
 
 
 def check_points(points: Tensor, name: str = "points") -> None:

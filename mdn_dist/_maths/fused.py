@@ -11,7 +11,6 @@ In two coordinates the maps of the paper simplify: with :math:`z_i = (x_i - \mu_
 """
 
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,171 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mdn_dist.functional import (
-    at_once,
-    batched,
-    component_log_density,
-    composes,
-    exp_or_zero_,
-    farthest,
-    overridable,
-    saturate,
-    saturate_,
-    sharpen,
-    traced,
-)
+from mdn_dist._maths.floats import at_once, exp_or_zero_, farthest
+from mdn_dist._maths.gradients import plain_gradient, silenced
+from mdn_dist._maths.maps import saturate, saturate_, sharpen
+from mdn_dist._torch import batched, composes, overridable
 from mdn_dist.outputs import OutputMap
 
 CHUNK = 6400  # rows of outputs scored at once: enough for two threads, few enough for a cache
 STEEP = 40.0  # shift of log scales from which their precisions may be beyond float32
-SMALL = 8  # coordinates up to which substitution by columns beats a batched triangular solver
-
-
-def mixture_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    """Score points under a mixture in plain differentiable operations.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Log densities, shape ``(*)``, in nats.
-
-    Example:
-        >>> one = torch.ones(1, 1, 1)
-        >>> mixture_log_density(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(1)).exp()
-        tensor(0.3989)
-    """
-    return component_log_density(logits, loc, scale_tril, value).logsumexp(-1)
-
-
-@overridable
-def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    """Score like :func:`mixture_log_density`, by the fastest way that the circumstances allow.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Log densities, shape ``(*)``, in nats.
-
-    Source:
-        Graves 2013 (arXiv:1308.0850), equations 27 to 31, for any number of coordinates.
-
-    Example:
-        >>> one = torch.ones(1, 1, 1)
-        >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
-        torch.Size([7])
-    """
-    if composes(logits, loc, scale_tril, value):
-        return mixture_log_density(logits, loc, scale_tril, value)
-    shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
-    dtype = torch.promote_types(logits.dtype, value.dtype)
-    tensors = (
-        logits.expand(*shape, -1),
-        loc.expand(*shape, -1, -1),
-        scale_tril.expand(*shape, -1, -1, -1),
-        value.expand(*shape, -1),
-    )
-    return _MixtureLogProb.apply(*(tensor.to(dtype) for tensor in tensors))  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _MixtureLogProb(torch.autograd.Function):
-    """The log density ``(*)`` of a mixture whose parameters have the batch shape of the value."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-        diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-        whitened = _solve(scale_tril, value.unsqueeze(-2) - loc)  # (*, K, D)
-        share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
-        total = share.logsumexp(-1, keepdim=True)
-        if any(ctx.needs_input_grad):
-            pull = _solve_transposed(scale_tril, whitened)  # the derivative by the means
-            responsibility = exp_or_zero_(share.sub_(total.clamp_min(torch.finfo(total.dtype).min)))
-            ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened, pull)
-        return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
-
-    @staticmethod
-    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, responsibility, whitened, pull = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(weights[0]):
-            return _plain_gradient(mixture_log_density, inputs, weights[0])
-        logits, _, scale_tril, _ = inputs
-        weight = weights[0].unsqueeze(-1)  # (*, 1)
-        share = responsibility * weight
-        by_logits = share - logits.softmax(-1) * weight
-        by_loc = pull * share.unsqueeze(-1)
-        by_scale_tril = None
-        if ctx.needs_input_grad[2]:
-            by_scale_tril = (by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)).tril_()
-            diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-            by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
-        return _silenced(weights[0] == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
-
-
-def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``, which may be overwritten."""
-    size, limit = right.shape[-1], farthest(right.dtype)
-    if size > SMALL:
-        return _solve_many(scale_tril, right)
-    for j in range(size):
-        right[..., j].div_(scale_tril[..., j, j]).clamp_(-limit, limit)
-        right[..., j + 1 :].addcmul_(scale_tril[..., j + 1 :, j], right[..., j : j + 1], value=-1)
-    return right
-
-
-def _solve_many(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Do the same by a library, which lets a point that is too far away end in NaN."""
-    right = right.unsqueeze(-1)
-    column: Tensor = torch.linalg.solve_triangular(scale_tril, right, upper=False).squeeze(-1)
-    if column.is_cpu and column.isfinite().all():
-        return column
-    sound = right.isfinite().flatten(-2).all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
-    limit = farthest(right.dtype)
-    return torch.where(sound.unsqueeze(-1), column.nan_to_num(limit, limit, -limit), column)
-
-
-def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-T right`` for `right` of shape ``(*, K, D)``."""
-    size = right.shape[-1]
-    if size > SMALL:
-        column: Tensor = torch.linalg.solve_triangular(
-            scale_tril.mT, right.unsqueeze(-1), upper=True
-        )
-        return column.squeeze(-1)
-    solution = right.clone()
-    for j in reversed(range(size)):
-        solution[..., j] /= scale_tril[..., j, j]
-        solution[..., :j].addcmul_(scale_tril[..., j, :j], solution[..., j : j + 1], value=-1)
-    return solution
-
-
-def _silenced(idle: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Return the gradients; points that nothing depends on pass nothing on, not even NaN."""
-    # To look is cheap, but on a device it would mean to wait, and a transform cannot.
-    if idle.is_cpu and not traced() and not idle.any():
-        return gradients
-    return tuple(
-        None if g is None else g.masked_fill(idle[(..., *[None] * (g.dim() - idle.dim()))], 0.0)
-        for g in gradients
-    )
-
-
-def _plain_gradient(
-    density: Callable[..., Tensor], inputs: Sequence[Tensor], weight: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Differentiate a plain form, so that the gradient can be differentiated once more."""
-    again = torch.is_grad_enabled()
-    wanted = [x for x in inputs if x.requires_grad]
-    with torch.enable_grad():
-        log_prob = density(*inputs)
-    found = iter(torch.autograd.grad(log_prob, wanted, weight, create_graph=again))
-    return tuple(next(found) if x.requires_grad else None for x in inputs)
 
 
 def stroke_log_density(outputs: Tensor, value: Tensor, output_map: OutputMap) -> Tensor:
@@ -313,7 +155,7 @@ class _StrokeLogProb(torch.autograd.Function):
         outputs, value, gradient = ctx.saved_tensors
         if torch.is_grad_enabled() or batched(weight):
             density = partial(stroke_log_density, output_map=ctx.output_map)
-            return (*_plain_gradient(density, (outputs, value), weight), None)
+            return (*plain_gradient(density, (outputs, value), weight), None)
         gradient = gradient * weight.unsqueeze(-1)
         by_value = None
         if ctx.needs_input_grad[1]:
@@ -324,7 +166,7 @@ class _StrokeLogProb(torch.autograd.Function):
                 by_state = torch.where(value[:, 2:] == 0, 0.0, logits.log_softmax(-1))
             by_offset = -by_loc.unflatten(-1, (2, -1)).sum(-1)
             by_value = torch.cat([by_offset, by_state * weight.unsqueeze(-1)], -1)
-        return (*_silenced(weight == 0, gradient, by_value), None)
+        return (*silenced(weight == 0, gradient, by_value), None)
 
 
 def _score_rows(

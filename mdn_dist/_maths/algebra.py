@@ -10,7 +10,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import posterior, whiten
+from mdn_dist._maths.density import posterior, whiten
 
 
 def resolve_dims(dims: int | Sequence[int], size: int) -> list[int]:

@@ -10,8 +10,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
-from mdn_dist.checks import check_mask, check_tensor
-from mdn_dist.functional import expanded, traced, tracing, widen
+from mdn_dist._checks import check_mask, check_tensor
+from mdn_dist._maths.floats import widen
+from mdn_dist._torch import expanded, traced, tracing
 
 # What the distributions hold beside their parameters.
 STATIC = (

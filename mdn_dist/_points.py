@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from mdn_dist.checks import check_all, check_mask, check_tensor
+from mdn_dist._checks import check_all, check_mask, check_tensor
 
 
 class StrokePoint(constraints.Constraint):

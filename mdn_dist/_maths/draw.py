@@ -7,8 +7,8 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import one_hot
 
-from mdn_dist.functional import saturate_, sharpen
-from mdn_dist.growth import hold_growth
+from mdn_dist._maths.growth import hold_growth
+from mdn_dist._maths.maps import saturate_, sharpen
 from mdn_dist.outputs import OutputMap
 
 

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.special import erfc, erfcx, ndtri
 
-from mdn_dist.functional import at_once, batched, overridable, posterior, traced, tracing, whiten
+from mdn_dist._maths.density import posterior, whiten
+from mdn_dist._maths.floats import at_once
+from mdn_dist._torch import batched, overridable, traced, tracing
 
 CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten

@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_counts, check_tensor, is_number
-from mdn_dist.functional import at_once, exp_or_zero_, in_float64
+from mdn_dist._checks import check_counts, check_tensor, is_number
+from mdn_dist._maths.floats import at_once, exp_or_zero_, in_float64
 
 FLOOR = 1e-3  # of every scale
 START_POINTS = 10_000  # drawn from the data: enough to tell a good start from a bad one

@@ -7,7 +7,8 @@ float64 alone.
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import at_once, in_float64, traced
+from mdn_dist._maths.floats import at_once, in_float64
+from mdn_dist._torch import traced
 
 LIMIT = 100
 """Largest number of steps of an ascent."""

@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import MARGIN, saturate, traced, unsaturate
+from mdn_dist._maths.maps import MARGIN, saturate, unsaturate
+from mdn_dist._torch import traced
 
 LEAST = -100.0  # logarithm of a length that no limit concerns
 

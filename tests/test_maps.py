@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.testing import assert_close
 
-from mdn_dist.functional import (
-    clip_gradient,
-    component_log_density,
-    maps_from_scale_tril,
-    saturate,
-    scale_tril_from_maps,
-    unsaturate,
-    whiten,
-)
+from mdn_dist._maths.density import component_log_density, whiten
+from mdn_dist._maths.gradients import clip_gradient
+from mdn_dist._maths.maps import maps_from_scale_tril, saturate, scale_tril_from_maps, unsaturate
 
 LIMITS = (-3.0, 5.0)
 EDGES = (-2.0, 4.0)

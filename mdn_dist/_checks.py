@@ -6,7 +6,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from mdn_dist.functional import traced
+from mdn_dist._torch import traced
 
 
 def check_tensor(value: object, name: str) -> None:

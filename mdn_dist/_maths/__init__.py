@@ -1,0 +1,1 @@
+"""The mathematics of mixtures: tensors in, tensors out."""
