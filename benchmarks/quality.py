@@ -50,6 +50,7 @@ from mdn_dist import PredictionNetwork, data
 from mdn_dist._maths.gradients import clip_gradient
 from mdn_dist.networks import ClippedLSTM
 from mdn_dist.outputs import OutputMap
+from mdn_dist.pens import BernoulliPen
 
 COMPONENTS = 20
 LEARNING_RATE = 1e-3
@@ -174,7 +175,8 @@ def batch(strokes: Tensor, size: int, seed: int, step: int) -> Tensor:
 
 def exact_nats(outputs: Tensor, points: Tensor, output_map: OutputMap) -> Tensor:
     """Scores by the distribution that outputs define, by stock torch in float64."""
-    pen_logits, logits, loc, scale_tril = output_map.parameters(outputs.double())
+    pen_logits, rest = BernoulliPen.split(outputs.double())
+    logits, loc, scale_tril = output_map.parameters(rest)
     normal = MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
     weights = Categorical(logits=logits, validate_args=False)
     mixture = MixtureSameFamily(weights, normal, validate_args=False)
@@ -201,7 +203,8 @@ class Ours(nn.Module):
 
     def outputs(self, seen: Tensor) -> Tensor:
         """Returns the raw outputs, `(B, T, 6 K + 1)`."""
-        return self.network(seen)[0].outputs
+        distribution = self.network(seen)[0]
+        return distribution.pen.join(distribution.pen.rows, distribution.offset.outputs)
 
 
 class Peer(nn.Module):
@@ -216,7 +219,7 @@ class Peer(nn.Module):
             self.lstm: nn.LSTM = ClippedLSTM(3, hidden_size, ACTIVATIONS["clip_lstm"])
         else:
             self.lstm = nn.LSTM(3, hidden_size, batch_first=True)
-        self.linear = nn.Linear(hidden_size, self.output_map.size)
+        self.linear = nn.Linear(hidden_size, 6 * COMPONENTS + 1)
 
     def nats(self, seen: Tensor, points: Tensor) -> Tensor:
         """Returns what the loss adds up, `(B, T)`."""
@@ -237,7 +240,7 @@ def make_model(arm: Arm, hidden_size: int, seed: int, train: Tensor) -> Ours | P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lstm = nn.LSTM(3, hidden_size, batch_first=True)
-        linear = nn.Linear(hidden_size, model.output_map.size)
+        linear = nn.Linear(hidden_size, 6 * COMPONENTS + 1)
     if arm.start != "default":
         bounds = model.output_map.bounds  # the same mixture, written down for its own maps
         network = PredictionNetwork(hidden_size, 1, COMPONENTS, bounds=bounds)

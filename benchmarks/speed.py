@@ -435,7 +435,7 @@ def growth(path: Path) -> None:
 def cost_of_loss(points: int, components: int, size: int) -> tuple[float, float]:
     """Returns milliseconds, forward and backward, and megabytes held, of a loss from outputs."""
     output_map = OutputMap(components, size)
-    outputs = torch.randn(points, output_map.size, requires_grad=True)
+    outputs = torch.randn(points, 1 + output_map.size, requires_grad=True)
     value = torch.cat([torch.randn(points, size), torch.zeros(points, 1)], -1)
 
     def loss(outputs: Tensor, value: Tensor) -> Tensor:

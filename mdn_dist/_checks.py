@@ -2,11 +2,29 @@
 
 import math
 from numbers import Real
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mdn_dist._torch import traced
+
+Covariance = Literal["full", "diagonal", "spherical"]
+"""A component's: any, one without correlations, or a multiple of the identity."""
+
+
+def check_covariance(covariance: object) -> None:
+    """Raise ValueError unless `covariance` is a kind of covariance."""
+    if covariance not in get_args(Covariance):
+        raise ValueError(
+            f"covariance must be 'full', 'diagonal' or 'spherical', got {covariance!r}"
+        )
+
+
+def check_finite(name: str, numbers: Tensor) -> None:
+    """Raise ValueError, saying where, unless all are finite; where they are, one sum tells."""
+    if not (numbers.is_meta or numbers.sum().isfinite()):
+        check_all(name, numbers.isfinite(), "finite", numbers)
 
 
 def check_tensor(value: object, name: str) -> None:

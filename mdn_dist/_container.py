@@ -1,79 +1,126 @@
-"""What the distributions share: their batch dimensions, scoring under a mask, validation."""
+"""What the distributions share: a container of their parameters, whose batch can be changed."""
 
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import make_dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.score_parts import ScoreParts
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
-from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from mdn_dist._checks import check_mask, check_tensor
 from mdn_dist._maths.floats import widen
-from mdn_dist._torch import expanded, traced, tracing
+from mdn_dist._pyro import MaskedDistribution, TorchDistributionMixin
+from mdn_dist._torch import Shape, expanded, register_container, traced, tracing
 
-# What the distributions hold beside their parameters.
-STATIC = (
-    "_batch_shape",
-    "_event_shape",
-    "_event_ndims",
-    "_num_component",
-    "_validate_args",
-    "has_rsample",
-    "output_map",
-    "_pen_class",
-    "_pen_argument",
-)
+Map = Callable[[Tensor, int], Tensor]
+"""Takes a parameter and the number of its event dimensions."""
 
 
-class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro is untyped
-    """A Pyro distribution over points whose batch can be indexed, expanded and masked.
+class Container:
+    """Holds parameters by name, and is a dataclass over them and a pytree node of torch's.
 
-    A subclass says how its parameters are mapped (`_map`), how a point is scored (`_score`), which
-    points count as valid (`_check`), and what it is made of (`_parts`, `_derived`).
-
-    Every class, and every class made of it, is a container of its parameters, a pytree node of
-    torch's: functional transforms, ``torch.export``, DDP and FSDP look into those for tensors.
+    Functional transforms, ``torch.export``, DDP and FSDP look into those for tensors; DDP and FSDP
+    make others like it by its constructor. Every copy is made by `_made_of`.
     """
 
-    _validate_args: bool
-    _parts: ClassVar[tuple[str, ...]]  # attributes that hold the parameters
+    _parts: ClassVar[dict[str, int]] = {}  # tensors, by event dimensions, and containers
+    _settings: ClassVar[tuple[str, ...]] = ()  # what the constructor takes beside them
     _derived: ClassVar[tuple[str, ...]] = ()  # attributes that are made of them when asked for
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "_parts"):
-            _register(cls)
+        if cls._parts:
+            fields = make_dataclass(cls.__name__, (*cls._parts, *cls._settings))
+            cls.__dataclass_fields__ = fields.__dataclass_fields__  # type: ignore[attr-defined]
+            register_container(cls)
 
-    def _map(self, function: Callable[[Tensor, int], Tensor]) -> Self:
+    @abstractmethod
+    def _settle(self) -> None:
+        """Set the shapes that follow from the parameters, which may be placeholders."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: all but what is derived."""
+        if torch.compiler.is_compiling():  # torch 2.8 cannot trace a loop over __dict__
+            return {name: getattr(self, name) for name in STATE if name in self.__dict__}
+        return {name: held for name, held in self.__dict__.items() if name not in self._derived}
+
+    @classmethod
+    def _made_of(cls, held: dict[str, Any]) -> Self:
+        """Return one that holds these; torch puts placeholders where parameters belong, too."""
+        new = cls.__new__(cls)
+        for name, value in held.items():
+            setattr(new, name, widen(value) if isinstance(value, Tensor) else value)
+        new._settle()
+        return new
+
+    def _copy(self, **changes: Any) -> Self:
+        return self._made_of({**self.__getstate__(), **changes})
+
+    def _map(self, function: Map) -> Self:
         """Return a copy whose parameters are ``function(parameter, its event dimensions)``."""
-        raise NotImplementedError
+        changes = {}
+        for name, dimensions in self._parts.items():
+            part = getattr(self, name)
+            inner = isinstance(part, Container)
+            changes[name] = part._map(function) if inner else function(part, dimensions)
+        return self._copy(**changes)
 
-    def _score(self, value: Tensor) -> Tensor:
-        """Return the log density of `value`, which has been checked."""
-        raise NotImplementedError
+    @staticmethod
+    def _dump(static: dict[str, Any]) -> dict[str, Any]:
+        """Return what is held beside the parameters, fit for JSON, for an exported program."""
+        return static
 
+    @staticmethod
+    def _load(static: dict[str, Any]) -> dict[str, Any]:
+        """Invert `_dump`, from JSON."""
+        return {**static, "_event_shape": Size(static["_event_shape"])}
+
+
+# What the distributions hold, for a compiler that has to be told.
+STATE = (
+    *("logits", "loc", "scale_tril", "outputs", "output_map", "offset", "pen", "_param"),
+    *("_batch_shape", "_event_shape", "_event_ndims", "_num_component", "_num_events"),
+    *("_validate_args", "has_rsample"),
+)
+
+
+class BatchDistribution(Container, TorchDistributionMixin):
+    """A Pyro distribution over points whose batch can be indexed, expanded and masked."""
+
+    _validate_args: bool
+
+    @abstractmethod
+    def _score(self, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the log density of `value`, which has been checked; 0 where `mask` is False."""
+
+    @abstractmethod
+    def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
+        """Return points ``(sample_shape, *, event)``."""
+
+    @abstractmethod
     def _check(self, value: Tensor) -> None:
         """Raise ValueError if `value`, whose shape is right, is outside the support."""
-        raise NotImplementedError
-
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        """Return a point of the support, ``(event)``, to stand where a mask leaves one out."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _dtype(self) -> torch.dtype:
         """The type of the parameters."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _neutral_point(self, like: Tensor) -> Tensor:
+        """Return a point of the support, ``(event)``, to stand where a mask leaves one out."""
+
+    @abstractmethod
+    def _describe(self) -> str:
+        """Return what ``repr`` says beside the batch shape."""
 
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score `value`; points that `mask` leaves out score 0, whatever they hold.
 
-        Under a mask, sums of scores and their gradients are those of the points that it keeps:
-        the value *and* the parameters of the others are replaced before anything is computed, so
-        NaN in the padding reaches neither the loss nor a gradient.
+        Under a mask, sums of scores and their gradients are those of the points that it keeps: NaN
+        in the others, in their parameters too, reaches neither the loss nor a gradient.
 
         Args:
             value: Points, shape ``(*, event)``, broadcast against the batch.
@@ -97,26 +144,49 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             >>> d.log_prob(padded, mask=torch.tensor([True, False]))
             tensor([-1.8379,  0.0000])
         """
+        value = self._as_numbers(value)
         if mask is not None:
-            return self._masked_log_prob(self._as_numbers(value), mask)
-        return self._score(self._accept(value))
-
-    def _masked_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
-        check_mask(mask)
-        batch_shape: Size = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        try:
-            mask = mask.expand(batch_shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"mask must be broadcastable to {tuple(batch_shape)}, got {tuple(mask.shape)}"
-            ) from error
-        value = torch.where(mask.unsqueeze(-1), value, self._neutral_point(value))
+            mask = self._broadcast_mask(mask, value)
+            value = torch.where(mask.unsqueeze(-1), value, self._neutral_point(value))
         if self._validates:
             self._check(value)
-        kept = self.expand(batch_shape)._map(
-            lambda parameter, n: torch.where(mask[(..., *[None] * n)], parameter, 1.0)
-        )
-        return torch.where(mask, kept._score(value), 0.0)
+        return self._score(value, mask)
+
+    def _broadcast_mask(self, mask: Tensor, value: Tensor) -> Tensor:
+        check_mask(mask)
+        shape: Size = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        try:
+            return mask.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"mask must be broadcastable to {tuple(shape)}, got {tuple(mask.shape)}"
+            ) from error
+
+    def sample(
+        self, sample_shape: Shape = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw points.
+
+        Args:
+            sample_shape: Shape of the independent draws wanted.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Points, shape ``(sample_shape, *, event)``, without a gradient.
+
+        Source:
+            Bishop 2006, Pattern Recognition and Machine Learning, section 8.1.2, ancestral
+            sampling: a component, then a point of it.
+
+        Example:
+            >>> from mdn_dist import StrokeDistribution
+            >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 121))
+            >>> d.sample((5,), generator=torch.Generator().manual_seed(0)).shape
+            torch.Size([5, 4, 3])
+        """
+        with torch.no_grad():  # torch.compile would not trace a decorator
+            points = self._draw(Size(sample_shape), generator)
+        return points.detach()  # torch.jit.trace takes no notice of no_grad
 
     def mask(self, mask: bool | Tensor) -> "MaskedPoints":
         """Pyro's ``mask``, safe over padding that holds NaN.
@@ -160,7 +230,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
             "-d.log_prob(d.sample((10_000,))).mean(0) estimates it"
         )
 
-    def expand(self, batch_shape: Size | list[int], _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
         """Return the distribution over a larger batch, without copying its parameters.
 
         Args:
@@ -173,7 +243,7 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         Example:
             >>> from mdn_dist import GaussianMixture
             >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
-            >>> d.expand([7]).loc.shape
+            >>> d.expand((7,)).loc.shape
             torch.Size([7, 1, 2])
         """
         shape = Size(batch_shape)
@@ -224,62 +294,12 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         """
         return self._map(lambda p, _: p.detach())
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle holds: all but what is derived."""
-        if torch.compiler.is_compiling():  # torch 2.8 cannot trace a loop over __dict__
-            named = (*self._parts, *STATIC)
-            return {name: getattr(self, name) for name in named if name in self.__dict__}
-        return {name: held for name, held in self.__dict__.items() if name not in self._derived}
-
-    def _bare_copy(self) -> Self:
-        """Return a copy that is to be given other parameters."""
-        new = type(self).__new__(type(self))
-        for name, held in self.__getstate__().items():
-            setattr(new, name, held)
-        return new
-
-    def _take_apart(self) -> tuple[list[Any], dict[str, Any]]:
-        """Return the parameters, and by name what is static beside them."""
-        static = self.__getstate__()
-        parts = [static.pop(name) for name in self._parts]
-        del static["_batch_shape"]
-        return parts, static
-
-    @classmethod
-    def _put_together(cls, parts: Iterable[Any], static: dict[str, Any]) -> Self:
-        """Invert `_take_apart`; `parts` may be anything, since torch passes placeholders too."""
-        new = cls.__new__(cls)
-        new.__dict__.update(static)
-        for name, part in zip(cls._parts, parts, strict=True):
-            setattr(new, name, widen(part) if isinstance(part, Tensor) else part)
-        new._batch_shape = new._shape_of_batch()
-        return new
-
-    @staticmethod
-    def _dump(static: dict[str, Any]) -> dict[str, Any]:
-        """Return what is static fit for JSON, where a program that was exported is saved."""
-        return static
-
-    @staticmethod
-    def _load(static: dict[str, Any]) -> dict[str, Any]:
-        """Invert `_dump`, from JSON."""
-        return {**static, "_event_shape": Size(static["_event_shape"])}
-
-    def _shape_of_batch(self) -> Size:
-        """Return the batch shape that the parameters have, empty for placeholders."""
-        raise NotImplementedError
-
     @property
     def _validates(self) -> bool:
         return self._validate_args and not traced()
 
     def _accept(self, value: Tensor) -> Tensor:
-        """Return `value` as numbers to compute with.
-
-        Raises:
-            TypeError: If it is not a tensor of real numbers.
-            ValueError: If its shape is wrong or, under ``validate_args``, a point is invalid.
-        """
+        """Return points ``(*, event)`` as numbers to compute with, checked."""
         value = self._as_numbers(value)
         if self._validates:
             self._check(value)
@@ -309,67 +329,34 @@ class BatchDistribution(TorchDistributionMixin):  # type: ignore[misc]  # pyro i
         shape = tuple(self.batch_shape)
         return f"{type(self).__name__}(batch_shape={shape}, {self._describe()})"
 
-    def _describe(self) -> str:
-        raise NotImplementedError
+
+def only_kept(mask: Tensor, parameter: Tensor, dimensions: int, neutral: float) -> Tensor:
+    """Return a parameter ``(*, ...)``, `neutral` where no point of `mask` needs it."""
+    batch = parameter.shape[: parameter.dim() - dimensions]
+    needed = mask if mask.shape == batch else mask.long().sum_to_size(batch) > 0
+    return torch.where(needed[(..., *[None] * dimensions)], parameter, neutral)
 
 
-def _register(kind: type[BatchDistribution]) -> None:
-    """Make a class of distributions a pytree node of torch's."""
-
-    def keys(distribution: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
-        parts, static = distribution._take_apart()
-        return list(zip(map(GetAttrKey, kind._parts), parts, strict=True)), static
-
-    register_pytree_node(
-        kind,
-        kind._take_apart,
-        kind._put_together,
-        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
-        to_dumpable_context=kind._dump,
-        from_dumpable_context=kind._load,
-        flatten_with_keys_fn=keys,
-    )
-
-
-class MaskedPoints(MaskedDistribution):  # type: ignore[misc]  # pyro is untyped
+class MaskedPoints(MaskedDistribution):
     """A :class:`BatchDistribution` under Pyro's ``mask``, scored by its own masked ``log_prob``."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score `value`; 0 where the mask is False.
-
-        Args:
-            value: Points, shape ``(*, event)``.
-
-        Returns:
-            Log densities, shape ``(*)``, in nats.
-        """
+        """Score points ``(*, event)``; 0 where the mask is False."""
         if isinstance(self._mask, bool):
-            return super().log_prob(value)  # type: ignore[no-any-return]
-        return self.base_dist.log_prob(value, mask=self._mask)  # type: ignore[no-any-return]
+            return super().log_prob(value)
+        scored: Tensor = self.base_dist.log_prob(value, mask=self._mask)
+        return scored
 
     def mask(self, mask: bool | Tensor) -> "MaskedPoints":
-        """Mask once more: a point counts where both masks are True.
-
-        Args:
-            mask: A boolean, or a boolean tensor broadcastable to the batch.
-
-        Returns:
-            A distribution under both masks.
-        """
+        """Mask once more: a point counts where both masks are True."""
         return MaskedPoints(self.base_dist, mask & self._mask)
 
-    def score_parts(self, value: Tensor) -> Any:
-        """Pyro's decomposition of the score, whose score function no mask concerns.
-
-        Args:
-            value: Points, shape ``(*, event)``.
-
-        Returns:
-            Pyro's ``ScoreParts``.
-        """
+    def score_parts(self, value: Tensor) -> Any:  # type: ignore[override]
+        """Pyro's decomposition of the score, whose score function no mask concerns."""
         if isinstance(self._mask, bool):
             return super().score_parts(value)
         log_prob = self.log_prob(value)
         if self.has_rsample:
             return ScoreParts(log_prob, 0, log_prob)
-        return ScoreParts(log_prob, self.base_dist._score(self.base_dist._as_numbers(value)), 0)
+        bare = self.base_dist._score(self.base_dist._as_numbers(value), None)
+        return ScoreParts(log_prob, bare, 0)

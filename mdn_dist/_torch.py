@@ -8,43 +8,38 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 from torch.autograd.forward_ad import unpack_dual
+from torch.distributions.utils import lazy_property
 from torch.overrides import handle_torch_function, has_torch_function
+from torch.types import _size as Shape  # noqa: N812
+from torch.utils._pytree import GetAttrKey, register_pytree_node, tree_leaves
+
+__all__ = ["Shape", "lazy_property", "tree_leaves"]
 
 
 def tracing() -> bool:
-    """Tell whether ``torch.jit.trace`` is at work, to which sizes are tensors, not to be compared.
-
-    Returns:
-        Whether it is.
-
-    Example:
-        >>> tracing()
-        False
-    """
+    """Tell whether ``torch.jit.trace`` is at work, to which sizes are tensors without a value."""
     return torch.jit.is_tracing()  # type: ignore[attr-defined, no-any-return, no-untyped-call]
 
 
 def traced() -> bool:
     """Tell whether a compiler or a functional transform is at work, for which values are unknown.
 
-    Returns:
-        Whether to compose plain operations and to leave values unchecked.
-
     Example:
         >>> traced(), bool(torch.func.vmap(lambda x: x * traced())(torch.ones(1)))
         (False, True)
     """
-    return torch.compiler.is_compiling() or tracing() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or tracing() or transforming()
+
+
+def transforming() -> bool:
+    """Tell whether a transform of ``torch.func`` is at work."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def composes(*tensors: Tensor) -> bool:
     """Tell whether plain operations must be composed, since a gradient in closed form is no help.
 
-    Args:
-        *tensors: What is to be computed with.
-
-    Returns:
-        Whether a compiler or transform is at work, or a tensor carries a forward derivative.
+    So it is for a compiler or transform, and where a tensor carries a forward derivative.
 
     Example:
         >>> with torch.autograd.forward_ad.dual_level():
@@ -58,15 +53,7 @@ def composes(*tensors: Tensor) -> bool:
 def batched(gradient: Tensor) -> bool:
     """Tell whether `gradient` stands for several at once, as in a vectorized Jacobian.
 
-    Args:
-        gradient: What a backward pass is given.
-
-    Returns:
-        Whether it takes but the operations of a plain backward pass.
-
-    Example:
-        >>> batched(torch.zeros(1))
-        False
+    Such a backward pass takes but plain operations.
     """
     return torch._C._functorch.is_legacy_batchedtensor(gradient)
 
@@ -75,13 +62,7 @@ def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Show tensor subclasses a call of `function` whole, as they see one of torch's own.
 
     Subclasses follow torch's operations through ``__torch_function__``, which the ``apply`` of a
-    ``torch.autograd.Function`` passes by.
-
-    Args:
-        function: Takes tensors, and anything else, by position.
-
-    Returns:
-        A function that does the same.
+    ``torch.autograd.Function`` passes by. Tensors must be given by position.
 
     Source:
         "Extending torch with a Tensor-like type", in PyTorch's notes on extending.
@@ -104,18 +85,7 @@ def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def static_size(size: Any) -> int:
-    """Return a size that does not vary as a plain number, for ``torch.jit.trace`` gives a tensor.
-
-    Args:
-        size: One of a tensor's sizes.
-
-    Returns:
-        The number.
-
-    Example:
-        >>> static_size(torch.zeros(4, 2).shape[-1])
-        2
-    """
+    """Return a size that does not vary as a number, for ``torch.jit.trace`` gives a tensor."""
     if not isinstance(size, Tensor):
         return size  # type: ignore[no-any-return]
     with warnings.catch_warnings():  # of a trace that holds for this size alone
@@ -124,19 +94,7 @@ def static_size(size: Any) -> int:
 
 
 def expanded(tensor: Tensor, shape: Size) -> Tensor:
-    """Return `tensor` in a larger shape; itself, a leaf that it may be, where it has that shape.
-
-    Args:
-        tensor: Any tensor.
-        shape: The shape wanted, to which it broadcasts.
-
-    Returns:
-        A tensor of that shape.
-
-    Example:
-        >>> expanded(torch.zeros(2), torch.Size([3, 2])).shape
-        torch.Size([3, 2])
-    """
+    """Return `tensor` in a larger shape; itself, a leaf that it may be, where it has that shape."""
     same = not tracing() and tensor.shape == shape
     return tensor if same else tensor.expand(shape)
 
@@ -145,16 +103,32 @@ def unviewed(tensor: Tensor) -> Tensor:
     """Return a tensor in the same memory that autograd does not count as a view.
 
     FSDP warns of views in a module's output, for fear that they are changed in place.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        A tensor of the same shape, which must not be changed in place.
-
-    Example:
-        >>> unviewed(torch.zeros(3, 2).mT).shape
-        torch.Size([2, 3])
     """
     alone: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
     return alone
+
+
+def register_container(kind: Any) -> None:
+    """Make a class of containers a pytree node of torch's."""
+
+    def flatten(container: Any) -> tuple[list[Any], dict[str, Any]]:
+        static = container.__getstate__()
+        static.pop("_batch_shape", None)  # which a transform may change
+        return [static.pop(name) for name in kind._parts], static
+
+    def unflatten(parts: Any, static: dict[str, Any]) -> Any:
+        return kind._made_of({**static, **dict(zip(kind._parts, parts, strict=True))})
+
+    def keys(container: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
+        parts, static = flatten(container)
+        return list(zip(map(GetAttrKey, kind._parts), parts, strict=True)), static
+
+    register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        to_dumpable_context=kind._dump,
+        from_dumpable_context=kind._load,
+        flatten_with_keys_fn=keys,
+    )

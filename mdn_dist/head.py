@@ -1,20 +1,23 @@
 """The mixture density head: a linear map whose output is a distribution."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mdn_dist._checks import check_clip, check_counts, check_tensor
+from mdn_dist._checks import Covariance, check_clip, check_counts, check_tensor
 from mdn_dist._maths.floats import in_float64
 from mdn_dist._maths.gradients import clip_gradient
-from mdn_dist._points import gather_points, log_odds
+from mdn_dist._points import gather_points
 from mdn_dist._torch import tracing, unviewed
-from mdn_dist.mixture import GaussianMixture
-from mdn_dist.outputs import Bounds, OutputMap, Parameters, Pen
-from mdn_dist.stroke import OutputStrokeDistribution, StrokeDistribution
+from mdn_dist.mixture import GaussianMixture, OutputMixture
+from mdn_dist.outputs import Bounds, OutputMap, Parameters
+from mdn_dist.pens import PenKind, pen_class
+from mdn_dist.stroke import StrokeDistribution
+
+Distribution = TypeVar("Distribution", StrokeDistribution, OutputMixture)
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
@@ -22,15 +25,16 @@ INITIAL_FLOOR = 1e-3  # of the fitted scales, in units of the data's root mean s
 SPREAD_POINTS = 2_000  # enough to measure how far each output may move
 
 
-class MixtureDensityHead(nn.Module):
+class MixtureDensityHead(nn.Module, Generic[Distribution]):
     """Map features to the distribution of the next point.
 
     Args:
         in_features: Size ``H`` of the features.
         components: Number of mixture components ``K``.
         event_size: Number of coordinates ``D``.
-        pen: ``"bernoulli"`` for an end-of-stroke flag, ``"one_hot"`` for three pen states, None for
-            the bare mixture.
+        pen: ``"bernoulli"`` for an end-of-stroke flag, ``"one_hot"`` for three pen states, a
+            subclass of :class:`mdn_dist.pens.Pen`, or None for the bare mixture.
+        covariance: Of the components: ``"full"``, ``"diagonal"`` or ``"spherical"``.
         bounds: Limits of scales and correlations; None for the paper's exact maps.
         clip_gradient: Clip the loss's derivatives by the outputs to ``[-clip, clip]``; None not to.
         validate_args: Passed on to the distributions.
@@ -50,13 +54,33 @@ class MixtureDensityHead(nn.Module):
         torch.Size([4, 7])
     """
 
+    @overload
+    def __init__(
+        self: "MixtureDensityHead[OutputMixture]",
+        in_features: int,
+        components: int = ...,
+        event_size: int = ...,
+        *,
+        pen: None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "MixtureDensityHead[StrokeDistribution]",
+        in_features: int,
+        components: int = ...,
+        event_size: int = ...,
+        pen: PenKind = ...,
+        **options: Any,
+    ) -> None: ...
     def __init__(
         self,
         in_features: int,
         components: int = 20,
         event_size: int = 2,
-        pen: Pen | None = "bernoulli",
+        pen: PenKind | None = "bernoulli",
         *,
+        covariance: Covariance = "full",
         bounds: Bounds | None = Bounds(),
         clip_gradient: float | None = None,
         validate_args: bool | None = None,
@@ -66,12 +90,18 @@ class MixtureDensityHead(nn.Module):
         super().__init__()
         check_counts(in_features=in_features)
         check_clip(clip_gradient=clip_gradient)
-        self.output_map = OutputMap(components, event_size, pen, bounds)
-        self.linear = nn.Linear(in_features, self.output_map.size, device=device, dtype=dtype)
+        self.pen = None if pen is None else pen_class(pen)
+        self.output_map = OutputMap(components, event_size, covariance, bounds)
+        size = self._pen_size + self.output_map.size
+        self.linear = nn.Linear(in_features, size, device=device, dtype=dtype)
         self.clip_gradient = clip_gradient
         self.validate_args = validate_args
 
-    def forward(self, features: Tensor | PackedSequence) -> StrokeDistribution | GaussianMixture:
+    if TYPE_CHECKING:
+
+        def __call__(self, features: Tensor | PackedSequence) -> Distribution: ...
+
+    def forward(self, features: Tensor | PackedSequence) -> StrokeDistribution | OutputMixture:
         """Return the distribution that `features` stand for.
 
         Args:
@@ -80,8 +110,8 @@ class MixtureDensityHead(nn.Module):
                 by their ``data`` too.
 
         Returns:
-            A :class:`StrokeDistribution`, or a :class:`GaussianMixture` without a pen, of batch
-            shape ``(*)``.
+            A :class:`StrokeDistribution`, or an :class:`mdn_dist.mixture.OutputMixture` without a
+            pen, of batch shape ``(*)``.
 
         Raises:
             TypeError: If `features` is not a tensor.
@@ -91,6 +121,15 @@ class MixtureDensityHead(nn.Module):
         if self.clip_gradient is not None:
             outputs = clip_gradient(outputs, self.clip_gradient)
         return self._distribution(outputs)
+
+    @property
+    def point_size(self) -> int:
+        """Length of a point: the coordinates, then the pen's values."""
+        return self.output_map.event_size + self._pen_size
+
+    @property
+    def _pen_size(self) -> int:
+        return 0 if self.pen is None else self.pen.size
 
     @torch.no_grad()
     def at_floor(self, features: Tensor | PackedSequence) -> Tensor:
@@ -118,10 +157,9 @@ class MixtureDensityHead(nn.Module):
         """
         output_map = self.output_map
         least = 0.0 if output_map.bounds is None else output_map.bounds.min_scale
-        log_scale = self._outputs(features).split(output_map.sizes, -1)[3]
-        below = log_scale.unflatten(-1, (-1, output_map.components)).exp() < least  # (*, D, K)
-        count: Tensor = below.any(-2).sum(-1)
-        return count
+        rest = self._outputs(features)[..., self._pen_size :]
+        below = output_map.split(rest).log_scale.exp() < least  # (*, D, K)
+        return below.any(-2).sum(-1)
 
     def _outputs(self, features: Tensor | PackedSequence) -> Tensor:
         """Return the raw outputs that `features` give, or raise ValueError."""
@@ -136,17 +174,10 @@ class MixtureDensityHead(nn.Module):
         outputs: Tensor = self.linear(features)
         return outputs
 
-    def _distribution(self, outputs: Tensor) -> StrokeDistribution | GaussianMixture:
-        output_map = self.output_map
-        if output_map.pen is None:
-            return GaussianMixture.from_outputs(
-                outputs,
-                output_map.components,
-                event_size=output_map.event_size,
-                bounds=output_map.bounds,
-                validate_args=self.validate_args,
-            )
-        return OutputStrokeDistribution(unviewed(outputs), output_map, self.validate_args)
+    def _distribution(self, outputs: Tensor) -> StrokeDistribution | OutputMixture:
+        if self.pen is None:
+            return OutputMixture(unviewed(outputs), self.output_map, self.validate_args)
+        return StrokeDistribution._of_rows(outputs, self.pen, self.output_map, self.validate_args)
 
     @torch.no_grad()
     def initialize(
@@ -186,9 +217,8 @@ class MixtureDensityHead(nn.Module):
             tensor(True)
         """
         output_map, weight = self.output_map, own_parameter(self.linear, "weight")
-        points = gather_points(strokes, mask, output_map.event_size, output_map.point_size)
-        points = points.to(weight)
-        offset, pen = points.tensor_split([output_map.event_size], -1)
+        points = gather_points(strokes, mask, output_map.event_size, self.pen).to(weight)
+        offset, value = points.tensor_split([output_map.event_size], -1)
         chosen = torch.randperm(len(offset), generator=generator, device=offset.device)
         chosen = chosen[:INITIAL_POINTS]
         bounds = output_map.bounds or Bounds()
@@ -196,13 +226,16 @@ class MixtureDensityHead(nn.Module):
         mixture = GaussianMixture.fit(
             offset[chosen],
             output_map.components,
+            covariance=output_map.covariance,
             min_scale=INITIAL_FLOOR * size or bounds.min_scale,
             generator=generator,
         )
-        parameters = Parameters(
-            log_odds(pen), mixture.logits.log_softmax(-1), mixture.loc, mixture.scale_tril
+        outputs = output_map.outputs(
+            Parameters(mixture.logits.log_softmax(-1), mixture.loc, mixture.scale_tril)
         )
-        self.linear.bias.copy_(output_map.outputs(parameters))
+        if self.pen is not None:
+            outputs = self.pen.join(self.pen.log_odds(value), outputs)
+        self.linear.bias.copy_(outputs)
         unit = self._output_units(mixture, points[chosen[:SPREAD_POINTS]])
         noise = torch.empty_like(weight).normal_(generator=generator)
         weight.copy_(noise * unit.unsqueeze(-1) * (INITIAL_SPREAD / weight.shape[-1] ** 0.5))
@@ -210,12 +243,11 @@ class MixtureDensityHead(nn.Module):
 
     def _output_units(self, mixture: GaussianMixture, points: Tensor) -> Tensor:
         """Return how far each output moves to change its component's score by about a nat."""
-        pen_size, weights_size, means_size, *_ = self.output_map.sizes
-        unit = torch.ones_like(self.linear.bias)
-        means = slice(pen_size + weights_size, pen_size + weights_size + means_size)
-        unit[means] = mixture.scale_tril.square().sum(-1).sqrt().mT.flatten().to(unit)
-        share = torch.ones_like(unit)  # of the points, that an output bears on
-        share[pen_size:] = mixture.logits.softmax(-1).repeat(len(unit[pen_size:]) // weights_size)
+        unit, share = torch.ones_like(self.linear.bias), torch.ones_like(self.linear.bias)
+        rest = slice(self._pen_size, None)
+        self.output_map.split(unit[rest]).loc.copy_(mixture.scale_tril.square().sum(-1).sqrt().mT)
+        # the share of the points that an output bears on
+        share[rest].unflatten(0, (-1, self.output_map.components)).copy_(mixture.logits.softmax(-1))
         with torch.enable_grad():
             outputs = self.linear.bias.detach().repeat(len(points), 1).requires_grad_()
             score = self._distribution(outputs).log_prob(points).sum()
@@ -224,7 +256,8 @@ class MixtureDensityHead(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the map from outputs to parameters."""
-        return f"output_map={self.output_map}, clip_gradient={self.clip_gradient}"
+        pen = None if self.pen is None else self.pen.__name__
+        return f"pen={pen}, output_map={self.output_map}, clip_gradient={self.clip_gradient}"
 
 
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter:

@@ -6,12 +6,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mdn_dist._checks import check_clip, check_counts, check_mask, check_tensor
+from mdn_dist._checks import Covariance, check_clip, check_counts, check_mask, check_tensor
 from mdn_dist._maths.gradients import clip_gradient
 from mdn_dist._points import gather_points
 from mdn_dist._torch import static_size, tracing, unviewed
 from mdn_dist.head import MixtureDensityHead, own_parameter
-from mdn_dist.outputs import Bounds, Pen
+from mdn_dist.outputs import Bounds
+from mdn_dist.pens import PenKind
 from mdn_dist.stroke import StrokeDistribution
 
 State = tuple[tuple[Tensor, Tensor], ...]
@@ -100,7 +101,9 @@ class PredictionNetwork(nn.Module):
         layers: Number of LSTM layers.
         components: Number of mixture components ``K``.
         event_size: Number of coordinates ``D`` of an offset.
-        pen: ``"bernoulli"`` for an end-of-stroke flag, ``"one_hot"`` for three pen states.
+        pen: ``"bernoulli"`` for an end-of-stroke flag, ``"one_hot"`` for three pen states, or a
+            subclass of :class:`mdn_dist.pens.Pen`.
+        covariance: Of the components: ``"full"``, ``"diagonal"`` or ``"spherical"``.
         bounds: Limits of scales and correlations; None for the paper's exact maps.
         clip_outputs: Clip the loss's derivatives by the outputs to this; None not to. The paper's
             value is for a loss that sums over the points.
@@ -131,7 +134,8 @@ class PredictionNetwork(nn.Module):
         components: int = 20,
         *,
         event_size: int = 2,
-        pen: Pen = "bernoulli",
+        pen: PenKind = "bernoulli",
+        covariance: Covariance = "full",
         bounds: Bounds | None = Bounds(),
         clip_outputs: float | None = 100.0,
         clip_lstm: float | None = 10.0,
@@ -148,12 +152,13 @@ class PredictionNetwork(nn.Module):
             components,
             event_size,
             pen,
+            covariance=covariance,
             bounds=bounds,
             clip_gradient=clip_outputs,
             validate_args=validate_args,
             **where,
         )
-        self.point_size = self.head.output_map.point_size
+        self.point_size = self.head.point_size
         sizes = [self.point_size] + [self.point_size + hidden_size] * (layers - 1)
         self.layers = nn.ModuleList(
             ClippedLSTM(size, hidden_size, clip_lstm, **where) for size in sizes
@@ -196,7 +201,7 @@ class PredictionNetwork(nn.Module):
             tensor(True)
         """
         event_size = self.head.output_map.event_size
-        points = gather_points(strokes, mask, event_size, self.point_size)
+        points = gather_points(strokes, mask, event_size, self.head.pen)
         weights = [own_parameter(layer, "weight_ih_l0") for layer in self.layers]
         self.head.initialize(points, generator=generator)
         size = points[:, :event_size].abs().mean(0)

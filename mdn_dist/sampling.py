@@ -4,9 +4,9 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mdn_dist._checks import check_bias, check_counts, check_temperature, check_tensor
+from mdn_dist._torch import tree_leaves
 from mdn_dist.stroke import StrokeDistribution
 
 State = TypeVar("State")

@@ -93,6 +93,11 @@ def stock_log_prob(pen_logits, logits, loc, scale_tril, value):
     return score
 
 
+def rows(distribution):
+    """The raw outputs ``(*, size)`` that a distribution of strokes was made from."""
+    return distribution.pen.join(distribution.pen.rows, distribution.offset.outputs)
+
+
 class Case(NamedTuple):
     """One way to make a distribution: its tensors, its constructor and its stock twin."""
 

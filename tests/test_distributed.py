@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from mdn_dist import MixtureDensityHead, PredictionNetwork
+from mdn_dist.pens import BernoulliPen, OneHotPen
 
 pytestmark = pytest.mark.slow
 
@@ -72,9 +73,9 @@ def score(model, inner, features, offsets, states):
         return distribution.log_prob(strokes[:, 1:]).sum()
     pen = {
         None: offsets[..., :0],
-        "bernoulli": (states == 0).to(offsets).unsqueeze(-1),
-        "one_hot": nn.functional.one_hot(states, 3).to(offsets),
-    }[inner.output_map.pen]
+        BernoulliPen: (states == 0).to(offsets).unsqueeze(-1),
+        OneHotPen: nn.functional.one_hot(states, 3).to(offsets),
+    }[inner.pen]
     return model(features).log_prob(torch.cat([offsets, pen], -1)).sum()
 
 

@@ -4,9 +4,11 @@ from cases import generator, normal
 from scipy import stats
 from torch.testing import assert_close
 
-from mdn_dist import draws
-from mdn_dist._maths.draw import draw_index, draw_points, draw_state
+from mdn_dist import pens
+from mdn_dist._fused import draw_rows
+from mdn_dist._maths.draw import draw_index
 from mdn_dist.outputs import OutputMap
+from mdn_dist.pens import BernoulliPen
 
 
 def test_draw_index_draws_with_the_weights():
@@ -51,7 +53,7 @@ def test_a_category_without_weight_is_not_drawn_at_the_ends_of_the_uniform_numbe
     def constant(like, generator):  # noqa: ARG001
         return EDGES[edge](like).expand_as(like)
 
-    monkeypatch.setattr(draws, "_uniform", constant)
+    monkeypatch.setattr(pens, "uniform_like", constant)
     shut = -torch.inf
     for row, allowed in (
         ([shut, 0.0], {1}),
@@ -68,8 +70,8 @@ def test_a_category_without_weight_is_not_drawn_at_the_ends_of_the_uniform_numbe
 def test_a_flag_without_doubt_is_drawn_at_the_ends_of_the_uniform_numbers(
     edge, logit, flag, monkeypatch
 ):
-    monkeypatch.setattr(draws, "_uniform", lambda like, _: EDGES[edge](like).expand_as(like))
-    assert draw_state(torch.tensor([logit]), is_flag=True).item() == flag
+    monkeypatch.setattr(pens, "uniform_like", lambda like, _: EDGES[edge](like).expand_as(like))
+    assert BernoulliPen.draw(torch.tensor([logit]), None).item() == flag
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -79,7 +81,7 @@ def test_points_drawn_from_outputs_have_the_covariance_of_their_parameters(size,
     outputs = torch.zeros(output_map.size)
     pairs = size * (size - 1) // 2
     outputs[-pairs:] = reach * torch.linspace(0.6, 1, pairs)
-    drawn = draw_points(outputs.expand(20_000, -1), output_map, generator(4))[:, :size]
+    drawn = draw_rows(outputs, output_map, torch.Size([20_000]), generator(4))
     factor = output_map.parameters(outputs).scale_tril[0]
     white = torch.linalg.solve_triangular(factor.double(), drawn.double().T, upper=False)
     # false-alarm rate 1e-9 over seeds

@@ -181,7 +181,7 @@ def test_the_clip_bounds_each_points_derivatives():
         ((-1,), "in_features must be at least 1, got -1"),
         ((3, 0), "components must be at least 1, got 0"),
         ((3, 2, 0), "event_size must be at least 1, got 0"),
-        ((3, 2, 2, "quill"), "pen must be 'bernoulli', 'one_hot' or None, got 'quill'"),
+        ((3, 2, 2, "quill"), "pen must be 'bernoulli', 'one_hot' or a class of pens, got 'quill'"),
     ],
 )
 def test_errors_of_the_sizes(arguments, match):
@@ -452,7 +452,7 @@ def test_initialize_refuses_pen_states_that_are_not_one_hot(states):
     points = torch.zeros(4, 5, dtype=torch.float64)
     points[:, 2] = 1
     points[3, 2:] = torch.tensor(states)
-    with pytest.raises(ValueError, match="pen in strokes must be 0 or 1, a single 1"):
+    with pytest.raises(ValueError, match="pen in strokes must be one-hot"):
         head_of(8, 2, 2, "one_hot").initialize(points)
 
 

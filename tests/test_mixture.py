@@ -459,7 +459,7 @@ ERRORS = {
     "outputs of another length": (
         lambda: GaussianMixture.from_outputs(torch.zeros(121), 20),
         ValueError,
-        r"outputs must end in 0 \+ 20 \+ 40 \+ 40 \+ 20 = 120 values",
+        r"outputs must end in 20 \+ 40 \+ 40 \+ 20 = 120 values",
     ),
     "value of another size": (
         lambda: GaussianMixture(*standard()).log_prob(torch.zeros(3)),

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import generator, normal
+from cases import generator, normal, rows
 from torch import nn
 from torch.testing import assert_close
 
@@ -94,7 +94,7 @@ def test_the_outputs_are_the_equations(layers, recorded):
     expected, *_ = unrolled(network, strokes, None, None)
     assert distribution.batch_shape == (2, 6)
     assert distribution.event_shape == (3,)
-    torch.testing.assert_close(distribution.outputs, expected, **EXACT)
+    torch.testing.assert_close(rows(distribution), expected, **EXACT)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -108,7 +108,7 @@ def test_a_step_at_a_time_is_the_whole_sequence(layers, recorded):
         for t in range(6):
             one, state = network.step(strokes[:, t], state)
             assert one.batch_shape == (2,)
-            torch.testing.assert_close(one.outputs, whole.outputs[:, t], **EXACT)
+            torch.testing.assert_close(rows(one), rows(whole)[:, t], **EXACT)
     torch.testing.assert_close(state, last, **EXACT)
 
 
@@ -120,11 +120,11 @@ def test_the_state_carries_over_a_split(layers, split):
     first, state = network(strokes[:, :split])
     kept = copy.deepcopy([[value.detach() for value in pair] for pair in state])
     second, end = network(strokes[:, split:], state)
-    outputs = torch.cat([first.outputs, second.outputs], 1)
-    torch.testing.assert_close(outputs, whole.outputs, **EXACT)
+    outputs = torch.cat([rows(first), rows(second)], 1)
+    torch.testing.assert_close(outputs, rows(whole), **EXACT)
     torch.testing.assert_close(end, last, **EXACT)
     restarted, _ = network(strokes[:, split:])
-    assert (restarted.outputs - second.outputs).abs().max() > 1e-3
+    assert (rows(restarted) - rows(second)).abs().max() > 1e-3
     for pair, before in zip(state, kept, strict=True):
         assert torch.equal(pair[0], before[0])
         assert torch.equal(pair[1], before[1])
@@ -139,7 +139,7 @@ def test_a_point_changes_no_distribution_before_it(changed):
     network, strokes = network_of(3), points(2, 6)
     other = strokes.clone()
     other[:, changed] += 1
-    before, after = network(strokes)[0].outputs, network(other)[0].outputs
+    before, after = rows(network(strokes)[0]), rows(network(other)[0])
     torch.testing.assert_close(before[:, :changed], after[:, :changed], **EXACT)
     moved = (before - after).abs().amax((0, 2))[changed:]
     assert (moved > 1e-6).all()
@@ -147,9 +147,9 @@ def test_a_point_changes_no_distribution_before_it(changed):
 
 def test_sequences_of_a_batch_are_apart():
     network, strokes = network_of(3), points(3, 5)
-    together = network(strokes)[0].outputs
+    together = rows(network(strokes)[0])
     for row in range(3):
-        alone = network(strokes[row : row + 1])[0].outputs
+        alone = rows(network(strokes[row : row + 1])[0])
         torch.testing.assert_close(together[row : row + 1], alone, **EXACT)
 
 
@@ -180,7 +180,7 @@ def cut(network, layer):
 def test_every_layer_sees_the_point_and_is_seen_by_the_outputs(layer):
     network, strokes = cut(network_of(3), layer), points(2, 4)
     strokes.requires_grad_()
-    network(strokes)[0].outputs.sum().backward()
+    rows(network(strokes)[0]).sum().backward()
     assert strokes.grad.abs().min() > 1e-6
     for index, lstm in enumerate(network.layers):
         used = lstm.weight_hh_l0.grad.abs().max() > 1e-6
@@ -196,7 +196,7 @@ def test_every_layer_sees_the_one_below(layer):
     with torch.no_grad():
         network.layers[layer].weight_ih_l0.copy_(below)
         network.layers[layer].weight_ih_l0[:, :3] = 0  # only the layer below is left
-    network(strokes)[0].outputs.sum().backward()
+    rows(network(strokes)[0]).sum().backward()
     assert strokes.grad.abs().min() > 1e-9
     assert network.layers[layer - 1].weight_hh_l0.grad.abs().max() > 1e-6
 
@@ -292,7 +292,7 @@ def test_the_initial_state_is_zeros_for_every_layer(layers):
             assert not value.requires_grad
     network, strokes = network_of(layers), points(4, 3)
     given, _ = network(strokes, network.initial_state(4))
-    assert torch.equal(given.outputs, network(strokes)[0].outputs)
+    assert torch.equal(rows(given), rows(network(strokes)[0]))
 
 
 LENGTHS = [6, 3, 2]
@@ -327,7 +327,7 @@ def test_padding_under_a_mask_reaches_no_gradient(layers, padding, factor):
 def test_a_mask_of_ones_changes_nothing():
     network, strokes = network_of(2), points(2, 4)
     mask = torch.ones(2, 4, dtype=torch.bool)
-    assert torch.equal(network(strokes, mask=mask)[0].outputs, network(strokes)[0].outputs)
+    assert torch.equal(rows(network(strokes, mask=mask)[0]), rows(network(strokes)[0]))
 
 
 def test_other_sizes_of_a_point():
@@ -388,11 +388,11 @@ def test_a_step_wants_one_point_of_each_sequence():
 def test_a_state_dict_gives_the_same_network():
     network, other = network_of(3, seed=0), network_of(3, seed=1)
     strokes = points(2, 4)
-    expected = network(strokes)[0].outputs
-    assert not torch.equal(other(strokes)[0].outputs, expected)
+    expected = rows(network(strokes)[0])
+    assert not torch.equal(rows(other(strokes)[0]), expected)
     other.load_state_dict(network.state_dict())
-    assert torch.equal(other(strokes)[0].outputs, expected)
-    assert torch.equal(copy.deepcopy(network)(strokes)[0].outputs, expected)
+    assert torch.equal(rows(other(strokes)[0]), expected)
+    assert torch.equal(rows(copy.deepcopy(network)(strokes)[0]), expected)
 
 
 def ragged_strokes(scale):

@@ -136,14 +136,14 @@ def test_moderate_outputs_score_the_same_with_and_without_bounds(size, pen):
 )
 def test_bounds_leave_the_documented_range_exact(log_scale, r):
     outputs = torch.tensor([0, 0, 0, log_scale, 0, r], dtype=torch.float64)
-    bounded, exact = (OutputMap(1, 2, None, b).parameters(outputs) for b in (Bounds(), None))
+    bounded, exact = (OutputMap(1, 2, bounds=b).parameters(outputs) for b in (Bounds(), None))
     assert_close(bounded, exact, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounds_hold_for_wild_outputs(dtype):
     bounds = Bounds(min_scale=1e-2, max_scale=50.0, max_correlation=0.99)
-    outputs = normal(500, output_size(3), seed=7, scale=100).to(dtype)
+    outputs = normal(500, output_size(3, pen=None), seed=7, scale=100).to(dtype)
     factor = OutputMap(3, bounds=bounds).parameters(outputs).scale_tril
     scale = (factor @ factor.mT).diagonal(dim1=-2, dim2=-1).sqrt()
     rounding = 100 * torch.finfo(dtype).eps
@@ -157,23 +157,23 @@ def test_bounds_hold_for_wild_outputs(dtype):
 @given(
     size=st.integers(1, 4),
     components=st.integers(1, 3),
-    pen=st.sampled_from(["bernoulli", "one_hot", None]),
+    covariance=st.sampled_from(["full", "diagonal", "spherical"]),
     bounds=st.sampled_from([None, Bounds(), Bounds(0.01, 10.0, 0.95)]),
     bias=st.sampled_from([0.0, 0.7]),
     temperature=st.sampled_from([1.0, 0.3]),
     seed=st.integers(0, 999),
 )
-def test_outputs_inverts_parameters(size, components, pen, bounds, bias, temperature, seed):
-    output_map = OutputMap(components, size, pen, bounds).biased(bias).tempered(temperature)
+def test_outputs_inverts_parameters(size, components, covariance, bounds, bias, temperature, seed):
+    output_map = OutputMap(components, size, covariance, bounds).biased(bias).tempered(temperature)
     outputs = normal(2, output_map.size, seed=seed, scale=1.5)
     inverse = output_map.outputs(output_map.parameters(outputs))
     assert_close(inverse, outputs, rtol=1e-8, atol=1e-8)
 
 
 def test_outputs_of_a_parameter_beyond_its_bound_come_back_close_to_the_bound():
-    output_map = OutputMap(1, 2, None, Bounds(0.1, 10.0))
+    output_map = OutputMap(1, 2, bounds=Bounds(0.1, 10.0))
     loc, narrow = torch.zeros(1, 2), torch.diag_embed(torch.tensor([[1e-3, 1e3]]))
-    outputs = output_map.outputs(Parameters(torch.zeros(0), torch.zeros(1), loc, narrow))
+    outputs = output_map.outputs(Parameters(torch.zeros(1), loc, narrow))
     assert outputs.isfinite().all()
     again = output_map.parameters(outputs).scale_tril
     assert_close(again.diagonal(dim1=-2, dim2=-1), torch.tensor([[0.1, 10.0]]), rtol=0.06, atol=0)
@@ -241,12 +241,11 @@ def test_half_precision_outputs_are_computed_in_float32(dtype):
 
 
 def test_the_maps_of_bias_and_temperature_compose():
-    plain = OutputMap(2, 3, "one_hot", None)
+    plain = OutputMap(2, 3, bounds=None)
     outputs = normal(plain.size, seed=12)
     changed = plain.biased(0.5).tempered(0.6).biased(0.2)
     before, after = plain.parameters(outputs), changed.parameters(outputs)
     assert_close(after.logits, before.logits * 1.5 / 0.6 * 1.2, rtol=1e-13, atol=0)
-    assert_close(after.pen_logits, before.pen_logits / 0.6, rtol=1e-13, atol=0)
     assert torch.equal(after.loc, before.loc)
     (scale, r), (new_scale, new_r) = (maps_from_scale_tril(p.scale_tril) for p in (before, after))
     assert_close(new_scale, scale - 0.7 + math.log(0.6) / 2, rtol=1e-12, atol=1e-12)
@@ -260,15 +259,15 @@ ERRORS = {
         ValueError,
         "event_size must be at least 1, got 0",
     ),
-    "unknown pen": (
-        lambda: OutputMap(pen="crayon"),
+    "unknown covariance": (
+        lambda: OutputMap(covariance="round"),
         ValueError,
-        "pen must be 'bernoulli', 'one_hot' or None, got 'crayon'",
+        "covariance must be 'full', 'diagonal' or 'spherical', got 'round'",
     ),
     "too many outputs": (
         lambda: OutputMap().accept(torch.zeros(3, 128)),
         ValueError,
-        r"outputs must end in 1 \+ 20 \+ 40 \+ 40 \+ 20 = 121 values .*; got shape \(3, 128\)",
+        r"outputs must end in 20 \+ 40 \+ 40 \+ 20 = 120 values .*; got shape \(3, 128\)",
     ),
     "a scalar": (
         lambda: OutputMap().accept(torch.tensor(0.0)),

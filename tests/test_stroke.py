@@ -434,8 +434,7 @@ def test_repr_says_what_it_is():
         "pen=bernoulli)"
     )
     assert repr(CASES["pen states from outputs"].make(())) == (
-        "OutputStrokeDistribution(batch_shape=(), components=3, event_size=2, dtype=float64, "
-        "pen=one_hot)"
+        "StrokeDistribution(batch_shape=(), components=3, event_size=2, dtype=float64, pen=one_hot)"
     )
 
 
@@ -518,9 +517,9 @@ ERRORS = {
         r"offset and pen must have batch shapes that broadcast, got \(4,\) and \(3,\)",
     ),
     "outputs of another length": (
-        lambda: StrokeDistribution.from_outputs(torch.zeros(4, 128)),
+        lambda: StrokeDistribution.from_outputs(torch.zeros(4, 128), 20),
         ValueError,
-        r"= 121 values \(.*\) for components=20, event_size=2, pen='bernoulli'; got .*\(4, 128\)",
+        r"= 121 values \(pen, .*\) for components=20, event_size=2, .*; got shape \(4, 128\)",
     ),
     "integer outputs": (
         lambda: StrokeDistribution.from_outputs(torch.zeros(121, dtype=torch.int32)),
@@ -530,12 +529,12 @@ ERRORS = {
     "no pen": (
         lambda: StrokeDistribution.from_outputs(torch.zeros(120), pen=None),
         ValueError,
-        "pen must be 'bernoulli' or 'one_hot'; GaussianMixture has none",
+        "pen must be 'bernoulli', 'one_hot' or a class of pens, got None",
     ),
     "unknown pen": (
         lambda: StrokeDistribution.from_outputs(torch.zeros(120), pen="brush"),
         ValueError,
-        "pen must be 'bernoulli', 'one_hot' or None, got 'brush'",
+        "pen must be 'bernoulli', 'one_hot' or a class of pens, got 'brush'",
     ),
     "NaN outputs": (
         lambda: StrokeDistribution.from_outputs(torch.full((2, 121), math.nan), validate_args=True),

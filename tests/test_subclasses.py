@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from mdn_dist import Bounds, GaussianMixture, MixtureDensityHead, StrokeDistribution
+from mdn_dist._fused import row_log_prob
 from mdn_dist._maths.density import mixture_log_prob
-from mdn_dist._maths.fused import stroke_log_prob
 from mdn_dist._maths.gradients import clip_gradient
 from mdn_dist._maths.rosenblatt import inverse_rosenblatt, reparameterize
 from mdn_dist.outputs import OutputMap
@@ -70,8 +70,8 @@ FUNCTIONS = {
         lambda *p: mixture_log_prob(*p, normal(4, 2, seed=5)),
         parameters,
     ),
-    "stroke_log_prob": (
-        lambda o: stroke_log_prob(o, CASES["stroke from outputs"].points(4), OUTPUT_MAP),
+    "row_log_prob": (
+        lambda o: row_log_prob(o, normal(4, 2, seed=5), None, OUTPUT_MAP),
         lambda: [normal(4, OUTPUT_MAP.size, seed=6).requires_grad_()],
     ),
     "reparameterize": (
@@ -144,18 +144,18 @@ def test_what_is_recorded_goes_through_the_whole_way():
     head = MixtureDensityHead(5, 3, clip_gradient=1.0, dtype=torch.float64)
     features = normal(4, 5, seed=1).as_subclass(Recording)
     score = head(features).log_prob(CASES["stroke from outputs"].points(4))
-    assert {"linear", "clip_gradient", "stroke_log_prob"} <= score.history
+    assert {"linear", "clip_gradient", "row_log_prob"} <= score.history
 
 
 def test_a_mode_for_functions_sees_the_fast_way():
     """`torch.set_default_device` is such a mode: it must not cost the closed gradient."""
     outputs = normal(4, OUTPUT_MAP.size, seed=6).requires_grad_()
-    value = CASES["stroke from outputs"].points(4)
-    expected = stroke_log_prob(outputs, value, OUTPUT_MAP)
+    value = normal(4, 2, seed=5)
+    expected = row_log_prob(outputs, value, None, OUTPUT_MAP)
     with torch.device("cpu"):
-        found = stroke_log_prob(outputs, value, OUTPUT_MAP)
+        found = row_log_prob(outputs, value, None, OUTPUT_MAP)
     assert found.grad_fn.next_functions[0][0].name() == expected.grad_fn.next_functions[0][0].name()
-    assert "StrokeLogProb" in found.grad_fn.next_functions[0][0].name()
+    assert "RowLogProb" in found.grad_fn.next_functions[0][0].name()
 
 
 def test_ddp_looks_into_a_users_own_mixture():

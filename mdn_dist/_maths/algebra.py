@@ -1,31 +1,88 @@
-"""Exact algebra of a mixture's coordinates: marginals, conditionals, changes of units.
+"""Exact algebra of mixtures: moments, marginals, conditionals, changes of units, sharper weights.
 
-All of it is done on Cholesky factors. No covariance is formed or inverted, so that narrow and
-strongly correlated components keep the precision that they have.
+Parameters are logits ``(*, K)``, means ``(*, K, D)`` and Cholesky factors ``(*, K, D, D)``. All is
+done on factors. No covariance is inverted, so that narrow and strongly correlated components keep
+the precision that they have, and no matrix product is taken, for autocast to run in half precision.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from operator import index
 
 import torch
 from torch import Tensor
 
 from mdn_dist._maths.density import posterior, whiten
+from mdn_dist._maths.floats import least_scale, widen
+from mdn_dist._maths.maps import sharpen
+
+Mixture = tuple[Tensor, Tensor, Tensor]
+
+
+def mean(logits: Tensor, loc: Tensor) -> Tensor:
+    """Return the mean ``(*, D)``."""
+    return (logits.softmax(-1).unsqueeze(-1) * loc).sum(-2)
+
+
+def covariance(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """Return the covariance ``(*, D, D)``, within the components and between their means."""
+    spread = loc - mean(logits, loc).unsqueeze(-2)  # (*, K, D)
+    between = spread.unsqueeze(-1) * spread.unsqueeze(-2)  # (*, K, D, D)
+    columns = scale_tril.unbind(-1)
+    within = torch.stack([c.unsqueeze(-1) * c.unsqueeze(-2) for c in columns]).sum(0)
+    return (logits.softmax(-1)[..., None, None] * (within + between)).sum(-3)
+
+
+def sharpened(
+    logits: Tensor,
+    loc: Tensor,
+    scale_tril: Tensor,
+    weight_factor: float | Tensor,
+    scale_factor: float | Tensor,
+) -> Mixture:
+    """Return the mixture with its logits and its factors multiplied, by numbers or ``(*)``."""
+    by_weight, by_scale = (
+        f[(..., *[None] * n)] if isinstance(f, Tensor) else f
+        for f, n in ((weight_factor, 1), (scale_factor, 3))
+    )
+    scaled, least = scale_tril * by_scale, least_scale(scale_tril.dtype)
+    diagonal = torch.eye(scaled.shape[-1], dtype=torch.bool, device=scaled.device)
+    vanished = diagonal & (scaled < least)
+    return sharpen(logits, by_weight), loc, torch.where(vanished, least, scaled)
+
+
+def leaving_nan_alone(change: Callable[..., Mixture]) -> Callable[..., Mixture]:
+    """Return `change` such that batch elements with what is not a number come out as NaN.
+
+    They send back no gradient of 0 times NaN, should a mask leave them out later.
+    """
+
+    def safe(*parameters: Tensor) -> Mixture:
+        logits, loc, scale_tril = parameters
+        sound = (
+            logits.amax(-1).isfinite()
+            & loc.isfinite().flatten(-2).all(-1)
+            & scale_tril.isfinite().flatten(-3).all(-1)
+        )
+        masks = [sound[(..., *[None] * n)] for n in (1, 2, 3)]
+        changed = change(*(torch.where(m, p, 1.0) for m, p in zip(masks, parameters, strict=True)))
+        first, second, third = (
+            torch.where(m, p, math.nan) for m, p in zip(masks, changed, strict=True)
+        )
+        return first, second, third
+
+    return safe
+
+
+def narrowed(logits: Tensor, loc: Tensor, scale_tril: Tensor, like: Tensor) -> Mixture:
+    """Return the mixture in the type of `like`, which may have rounded the diagonals to 0."""
+    like = widen(like)
+    least = least_scale(like.dtype) * torch.eye(loc.shape[-1]).to(like)
+    return logits.to(like), loc.to(like), scale_tril.to(like) + least
 
 
 def resolve_dims(dims: int | Sequence[int], size: int) -> list[int]:
-    """Return coordinates as a list of non-negative indices.
-
-    Args:
-        dims: One coordinate or several, each in ``[-D, D)``.
-        size: Number of coordinates ``D``.
-
-    Returns:
-        Indices in the order given.
-
-    Raises:
-        TypeError: If `dims` holds anything but integers.
-        ValueError: If `dims` is empty, out of range, or names a coordinate twice.
+    """Return one coordinate or several, each in ``[-D, D)``, as non-negative indices, or raise.
 
     Example:
         >>> resolve_dims(-1, 3), resolve_dims((2, 0), 3)
@@ -46,17 +103,10 @@ def resolve_dims(dims: int | Sequence[int], size: int) -> list[int]:
 
 
 def reorder(scale_tril: Tensor, dims: Sequence[int]) -> Tensor:
-    r"""Return the Cholesky factor of some coordinates, in an order of their own.
+    r"""Return the Cholesky factor ``(*, M, M)`` of some coordinates, in an order of their own.
 
-    The rows ``dims`` of the factor are made lower triangular again by reflections of neighbouring
-    columns, from the right; none is needed for the leading coordinates in their order.
-
-    Args:
-        scale_tril: Cholesky factors, shape ``(*, D, D)``.
-        dims: The coordinates, ``M`` different indices.
-
-    Returns:
-        Cholesky factors, shape ``(*, M, M)``, with positive diagonals.
+    The rows ``dims`` of the factor ``(*, D, D)`` are made lower triangular again by reflections of
+    neighbouring columns, from the right; none is needed for leading coordinates in their order.
 
     Example:
         >>> reorder(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), [1])
@@ -79,48 +129,20 @@ def reorder(scale_tril: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.stack(columns[: len(dims)], -1).tril()
 
 
-def marginal(loc: Tensor, scale_tril: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the means and factors of some coordinates.
-
-    Args:
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        dims: The coordinates, ``M`` different indices.
-
-    Returns:
-        Means ``(*, K, M)`` and Cholesky factors ``(*, K, M, M)``.
-
-    Example:
-        >>> loc, scale_tril = marginal(torch.ones(5, 3), torch.eye(3).expand(5, 3, 3), [2, 0])
-        >>> loc.shape, scale_tril.shape
-        (torch.Size([5, 2]), torch.Size([5, 2, 2]))
-    """
-    return loc[..., list(dims)], reorder(scale_tril, dims)
+def marginal(logits: Tensor, loc: Tensor, scale_tril: Tensor, dims: Sequence[int]) -> Mixture:
+    """Return the mixture of some coordinates."""
+    return logits, loc[..., list(dims)], reorder(scale_tril, dims)
 
 
 def condition(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, dims: Sequence[int], values: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return the mixture of the other coordinates, given the values of some.
+) -> Mixture:
+    r"""Return the mixture of the other coordinates, given the `values` ``(*, M)`` of some.
 
     With the coordinates given (``a``) put before the others (``b``), a component's factor is
     :math:`(L_{aa}, 0; L_{ba}, L_{bb})`. For :math:`y = L_{aa}^{-1} (x_a - \mu_a)`, its mean becomes
     :math:`\mu_b + L_{ba} y`, its factor :math:`L_{bb}`, and its weight is multiplied by its density
     of :math:`x_a`.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        dims: The coordinates given, ``M`` different indices.
-        values: Their values, shape ``(*, M)``.
-
-    Returns:
-        Log weights ``(*, K)``, means ``(*, K, D - M)`` and Cholesky factors
-        ``(*, K, D - M, D - M)``.
-
-    Raises:
-        ValueError: If no coordinate is left.
 
     Example:
         >>> factor = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
@@ -135,31 +157,23 @@ def condition(
     known = factor[..., :given, :given]
     whitened = whiten(loc[..., list(dims)], known, values)  # (*, K, M)
     log_weight, _ = posterior(logits, loc[..., list(dims)], known, whitened)
-    # no matrix product: autocast would run it in half precision
     shift = (factor[..., given:, :given] * whitened.unsqueeze(-2)).sum(-1)
     return log_weight, loc[..., others] + shift, factor[..., given:, given:]
 
 
-def affine(loc: Tensor, scale_tril: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the means and factors of ``shift + scale * x``.
+def affine(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, shift: Tensor, scale: Tensor
+) -> Mixture:
+    r"""Return the mixture of ``shift + scale * x``, both ``(*, D)``, no scale zero.
 
     A negative factor flips a row, and the sign of the column under its diagonal makes that positive
     again.
 
-    Args:
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        shift: What is added, shape ``(*, D)``.
-        scale: Factors of the coordinates, not zero, shape ``(*, D)``.
-
-    Returns:
-        Means ``(*, K, D)`` and Cholesky factors ``(*, K, D, D)``.
-
     Example:
         >>> one = torch.ones(1)
-        >>> affine(one.view(1, 1), one.view(1, 1, 1), 5 * one, -2 * one)
-        (tensor([[3.]]), tensor([[[2.]]]))
+        >>> affine(one, one.view(1, 1), one.view(1, 1, 1), 5 * one, -2 * one)
+        (tensor([1.]), tensor([[3.]]), tensor([[[2.]]]))
     """
     scale = scale.unsqueeze(-2)  # (*, 1, D), over the components
     scaled = scale_tril * scale.unsqueeze(-1) * scale.sign().unsqueeze(-2)
-    return shift.unsqueeze(-2) + scale * loc, scaled
+    return logits, shift.unsqueeze(-2) + scale * loc, scaled

@@ -33,6 +33,7 @@ def fit_parameters(
     points: Tensor,
     components: int,
     *,
+    covariance: str = "full",
     min_scale: float | None,
     restarts: int,
     iterations: int,
