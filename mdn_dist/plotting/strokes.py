@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,25 +24,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
 # Inches.
-_PAGE_HEIGHT = 100.0
-_ROW_HEIGHT = 1.3
-_GAP = 0.1
-_PAD = 0.06
-_TITLE = 0.19
+_PAGE_HEIGHT = 100.0  # at most
+_ROW_HEIGHT = 1.3  # at most
+_GAP = 0.1  # between cells
+_PAD = 0.06  # around a drawing in its cell
+_TITLE = 0.19  # above a cell
 _CHARACTER = 0.55 * FONT / 72  # a title's mean advance, to keep titles from overlapping
 
 
+class _Cell(NamedTuple):
+    """The place of one drawing, in inches from the lower left corner of the page."""
+
+    left: float
+    bottom: float
+    width: float
+    height: float
+
+
 class _Layout(NamedTuple):
-    """A page in inches, its inches per unit, and (left, bottom, width, height) of each cell."""
+    """A page in inches, its inches per unit of the drawings, and a cell for each of them."""
 
     width: float
     height: float
     scale: float
-    cells: list[tuple[float, float, float, float]]
+    cells: list[_Cell]
 
 
 def strokes(
@@ -93,20 +103,14 @@ def strokes(
 
     layout = _layout(inks, titles, min(columns, len(inks)))
     figure = new_figure(layout.width, layout.height)
-    for index, (ink, cell) in enumerate(zip(inks, layout.cells, strict=True)):
-        axes = add_panel(figure, *cell)
-        _, _, width, height = (each / layout.scale for each in cell)
-        pad = _PAD / layout.scale
-        left = ink.low[0].item() - pad
-        bottom = (ink.low[1] + ink.high[1]).item() / 2 - height / 2
-        axes.set(xlim=(left, left + width), ylim=(bottom, bottom + height))
-        axes.set_axis_off()
-        draw(axes, ink, LINE)
-        if titles is not None:
+    for ink, cell in zip(inks, layout.cells, strict=True):
+        _fill(add_panel(figure, *cell), ink, cell, layout.scale)
+    if titles is not None:
+        for title, cell in zip(titles, layout.cells, strict=True):
             figure.text(
-                (cell[0] + _PAD) / layout.width,
-                (cell[1] + cell[3] + _TITLE / 2) / layout.height,
-                titles[index],
+                (cell.left + _PAD) / layout.width,
+                (cell.bottom + cell.height + _TITLE / 2) / layout.height,
+                title,
                 fontsize=FONT,
                 color=GREY,
                 verticalalignment="center",
@@ -118,32 +122,35 @@ def strokes(
 
 def _separate(drawings: Tensor | Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
     """Return the real points of each drawing as float64 tensors ``(T, 3)`` on the CPU."""
-    if not isinstance(drawings, torch.Tensor):
-        if mask is not None:
-            raise ValueError("mask belongs to a batch (B, T, 3), got drawings as a sequence")
-        for index, drawing in enumerate(drawings):
-            if drawing.ndim != 2 or drawing.shape[-1] != 3:
-                raise ValueError(
-                    f"drawings[{index}] must have shape (T, 3), got {tuple(drawing.shape)}"
-                )
-        real = list(drawings)
-    elif drawings.ndim != 3 or drawings.shape[-1] != 3:
-        raise ValueError(f"drawings must have shape (B, T, 3), got {tuple(drawings.shape)}")
-    elif mask is None:
-        real = list(drawings)
-    elif mask.shape != drawings.shape[:2] or mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask must be bool of shape {tuple(drawings.shape[:2])}, "
-            f"got {mask.dtype} of shape {tuple(mask.shape)}"
-        )
-    else:
-        real = [drawing[keep] for drawing, keep in zip(drawings, mask, strict=True)]
-    for index, drawing in enumerate(real):
+    if isinstance(drawings, torch.Tensor):
+        _check_batch(drawings, mask)
+    elif mask is not None:
+        raise ValueError("mask belongs to a batch (B, T, 3), got drawings as a sequence")
+    separate = list(drawings)
+    if mask is not None:
+        separate = [drawing[real] for drawing, real in zip(separate, mask, strict=True)]
+    for index, drawing in enumerate(separate):
+        if drawing.ndim != 2 or drawing.shape[-1] != 3:
+            raise ValueError(
+                f"drawings[{index}] must have shape (T, 3), got {tuple(drawing.shape)}"
+            )
         if not drawing.isfinite().all():
             raise ValueError(
                 f"drawings[{index}] must be finite at its real points; padding needs a mask"
             )
-    return [drawing.detach().to("cpu", torch.float64) for drawing in real]
+    return [drawing.detach().to("cpu", torch.float64) for drawing in separate]
+
+
+def _check_batch(drawings: Tensor, mask: Tensor | None) -> None:
+    """Check the shapes of a batch ``(B, T, 3)`` and of its mask ``(B, T)``."""
+    if drawings.ndim != 3 or drawings.shape[-1] != 3:
+        raise ValueError(f"drawings must have shape (B, T, 3), got {tuple(drawings.shape)}")
+    shape = drawings.shape[:2]
+    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask must be bool of shape {tuple(shape)}, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
 
 
 def _layout(inks: Sequence[Ink], titles: Sequence[str] | None, columns: int) -> _Layout:
@@ -158,16 +165,18 @@ def _layout(inks: Sequence[Ink], titles: Sequence[str] | None, columns: int) -> 
         column = index % columns
         cell_widths[column] = max(cell_widths[column], 2 * _PAD + _CHARACTER * len(title))
     above = 0.0 if titles is None else _TITLE
-    rights = list(itertools.accumulate(width + _GAP for width in cell_widths))
-    drops = list(itertools.accumulate(above + height + _GAP for height in cell_heights))
-    page_height = drops[-1] - _GAP + 2 * MARGIN
+    # Distances from the left edge of the page to each column, from its top to each row.
+    lefts = list(accumulate((width + _GAP for width in cell_widths), initial=MARGIN))
+    tops = list(accumulate((above + height + _GAP for height in cell_heights), initial=MARGIN))
+    page_width = lefts[-1] - _GAP + MARGIN
+    page_height = tops[-1] - _GAP + MARGIN
     cells = []
     for index in range(len(inks)):
         row, column = divmod(index, columns)
-        left = MARGIN + rights[column] - _GAP - cell_widths[column]
-        bottom = page_height - MARGIN - drops[row] + _GAP
-        cells.append((left, bottom, cell_widths[column], cell_heights[row]))
-    return _Layout(rights[-1] - _GAP + 2 * MARGIN, page_height, scale, cells)
+        width, height = cell_widths[column], cell_heights[row]
+        bottom = page_height - tops[row] - above - height
+        cells.append(_Cell(lefts[column], bottom, width, height))
+    return _Layout(page_width, page_height, scale, cells)
 
 
 def _scale(widths: Tensor, heights: Tensor) -> float:
@@ -178,3 +187,13 @@ def _scale(widths: Tensor, heights: Tensor) -> float:
         (_ROW_HEIGHT, heights.amax()),
     )
     return min((room / size.item() for room, size in limits if size > 0), default=1.0)
+
+
+def _fill(axes: Axes, ink: Ink, cell: _Cell, scale: float) -> None:
+    """Draw one drawing into its cell: at the left, and half-way up."""
+    width, height, pad = cell.width / scale, cell.height / scale, _PAD / scale
+    left = ink.low[0].item() - pad
+    bottom = (ink.low[1] + ink.high[1] - height).item() / 2
+    axes.set(xlim=(left, left + width), ylim=(bottom, bottom + height))
+    axes.set_axis_off()
+    draw(axes, ink, LINE)
