@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -57,7 +58,7 @@ def calibration(
         path: Where to write the page, ending in ``.svg`` or ``.png``; a list writes several.
 
     Returns:
-        The figure; ``figure.axes[d].patches`` are the bars of coordinate ``d``.
+        The figure; ``figure.axes[d].patches[:bins]`` are the bars of coordinate ``d``.
 
     Raises:
         ValueError: If there is no point, a number is not from 0 to 1, or ``bins``, ``level`` or a
@@ -92,11 +93,7 @@ def calibration(
         base = (size - 1 - d) * row + AXIS
         axes = add_panel(figure, AXIS, base, PAGE_WIDTH - AXIS - MARGIN, _HISTOGRAM_HEIGHT)
         heights = torch.bincount(places[:, d], minlength=bins) * bins / count
-        left = torch.arange(bins) / bins
-        axes.bar(left.tolist(), heights.tolist(), 1 / bins, align="edge", color=BAR, linewidth=0)
-        axes.axhspan(low, high, color=GREY, alpha=0.3, linewidth=0)
-        axes.axhline(1.0, color=INK, linewidth=THIN_LINE)
-        axes.set(xlim=(0, 1), ylim=(0, max(1.1 * heights.amax().item(), 1.3 * high)))
+        _show_histogram(axes, heights, low, high)
         label(axes, f"coordinate {d + 1}: KS {statistic:.2g}, p = {p_value:.2g}", y="density")
     save(figure, targets)
     return figure
@@ -111,3 +108,13 @@ def _binomial_band(count: int, probability: float, level: float) -> tuple[int, i
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.searchsorted(log_mass.exp().cumsum(0), tails).tolist()
     return low, min(high, count)
+
+
+def _show_histogram(axes: Axes, heights: Tensor, low: float, high: float) -> None:
+    """Draw the bars, and over them the band from ``low`` to ``high`` and a line at 1."""
+    bins = len(heights)
+    left = [k / bins for k in range(bins)]
+    axes.bar(left, heights.tolist(), 1 / bins, align="edge", color=BAR, linewidth=0)
+    axes.axhspan(low, high, color=GREY, alpha=0.3, linewidth=0)
+    axes.axhline(1.0, color=INK, linewidth=THIN_LINE)
+    axes.set(xlim=(0, 1), ylim=(0, max(1.1 * heights.amax().item(), 1.3 * high)))
