@@ -1,5 +1,6 @@
 """The lines and dots of a page are those of the drawings, each in a cell of its size."""
 
+import itertools
 import math
 from xml.etree import ElementTree as ET
 
@@ -60,6 +61,22 @@ def test_cells_take_the_size_of_their_content_at_one_scale():
         units = (axes.get_xlim()[1] - axes.get_xlim()[0], axes.get_ylim()[1] - axes.get_ylim()[0])
         inches = (box.width * size[0], box.height * size[1])
         assert inches[0] / units[0] == pytest.approx(inches[1] / units[1])
+
+
+def test_cells_and_titles_lie_on_the_page_row_by_row_and_apart():
+    drawings = [scribble(20, seed) for seed in range(5)]
+    figure = plotting.strokes(drawings, titles=[f"title {k}" for k in range(5)], columns=2)
+    cells = [axes.get_position() for axes in figure.axes]
+    to_page = figure.transFigure.inverted()
+    titles = [text.get_window_extent().transformed(to_page) for text in figure.texts]
+    for box in cells + titles:
+        assert 0 < box.x0 < box.x1 < 1
+        assert 0 < box.y0 < box.y1 < 1
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(cells + titles, 2))
+    for cell, title in zip(cells, titles, strict=True):
+        assert cell.y1 < title.y0 < cell.y1 + 0.2 / figure.get_size_inches()[1]
+    assert cells[0].x0 == cells[2].x0 == cells[4].x0 < cells[1].x0 == cells[3].x0
+    assert cells[0].y0 == cells[1].y0 > cells[2].y0 == cells[3].y0 > cells[4].y0
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
