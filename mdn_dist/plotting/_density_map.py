@@ -39,15 +39,14 @@ def cover(ink: Ink, covariances: Tensor, resolution: int) -> Grid:
         margin = 0.06 * longer
     else:  # the pen stayed where it was: show what was expected of it
         margin = _REACH * covariances.diagonal(dim1=-2, dim2=-1).amax().sqrt().item()
-    pixel = (longer + 2 * margin) / resolution
-    x, y = (
-        _centres(middle, math.ceil((side + 2 * margin) / pixel - 1e-9), pixel)  # less its rounding
-        for middle, side in zip(((ink.low + ink.high) / 2).tolist(), size.tolist(), strict=True)
-    )
+    page = size + 2 * margin
+    pixel = page.amax().item() / resolution
+    counts = (resolution * (page / page.amax())).ceil()  # exact on the longer side
+    x, y = map(_centres, ((ink.low + ink.high) / 2).tolist(), counts.tolist(), [pixel, pixel])
     return Grid(x, y, pixel)
 
 
-def _centres(middle: float, count: int, pixel: float) -> Tensor:
+def _centres(middle: float, count: float, pixel: float) -> Tensor:
     """Return the centres of a row of pixels, ``(count,)``."""
     return middle + pixel * (torch.arange(count, dtype=torch.float64) - (count - 1) / 2)
 
@@ -87,5 +86,5 @@ def density_map(grid: Grid, weights: Tensor, centres: Tensor, covariances: Tenso
 def _windows(pixels: Tensor, centres: Tensor, reach: Tensor) -> list[slice]:
     """Return which pixels the components ``(N, K)`` of each step reach along one axis."""
     first = torch.searchsorted(pixels, (centres - reach).amin(1))
-    last = torch.searchsorted(pixels, (centres + reach).amax(1), right=True)
+    last = torch.searchsorted(pixels, (centres + reach).amax(1))
     return list(map(slice, first.tolist(), last.tolist()))

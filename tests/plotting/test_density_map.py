@@ -119,6 +119,13 @@ def test_density_of_a_pen_that_stays_and_of_a_tall_page():
     assert values.shape[0] == 99 > values.shape[1]
 
 
+@pytest.mark.parametrize("resolution", [2, 49, 97, 98])
+def test_density_has_as_many_pixels_as_asked_for(resolution):
+    points = scribble(5, 0)
+    values, _, _ = map_and_grid(plotting.density(mixture(4), points, resolution=resolution))
+    assert max(values.shape) == resolution
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
