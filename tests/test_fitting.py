@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from mdn_dist import GaussianMixture, StrokeDistribution, fitting
+from mdn_dist import GaussianMixture, StrokeDistribution
+from mdn_dist._maths import em
 
 
 def seeded(seed):
@@ -51,7 +52,7 @@ def score(mixture, points):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_iteration_raises_the_likelihood(size, monkeypatch):
-    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)  # else the first are not seen
+    monkeypatch.setattr(em, "START_ITERATIONS", 0)  # else the first are not seen
     points, _ = draw(*truth(size, 1.5), 500, seed=size)
     scores = []
     for iterations in range(1, 26):
@@ -66,7 +67,7 @@ def test_every_iteration_raises_the_likelihood(size, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_an_iteration_is_one_step_of_expectation_maximisation(size, monkeypatch):
-    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)
+    monkeypatch.setattr(em, "START_ITERATIONS", 0)
     points, _ = draw(*truth(size, 1.5), 300, seed=size)
     before, after = (
         GaussianMixture.fit(
@@ -213,9 +214,9 @@ def test_neither_blocks_nor_a_start_from_a_part_change_the_optimum(monkeypatch):
         return GaussianMixture.fit(points, 3, tolerance=1e-12, iterations=1000, generator=seeded(0))
 
     whole = fit()
-    monkeypatch.setattr(fitting, "BLOCK", 1)
+    monkeypatch.setattr(em, "BLOCK", 1)
     torch.testing.assert_close(fit().loc, whole.loc, rtol=1e-10, atol=1e-10)
-    monkeypatch.setattr(fitting, "START_POINTS", 150)
+    monkeypatch.setattr(em, "START_POINTS", 150)
     part = fit()
     assert not torch.equal(part.loc, whole.loc)
     assert abs(score(part, points) - score(whole, points)) < 1e-8
