@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from mdn_dist._checks import check_all
 from mdn_dist._maths.density import mixture_log_prob
 from mdn_dist._maths.draw import draw_offset
-from mdn_dist._maths.em import fit_parameters
+from mdn_dist._maths.em import Covariance, fit_parameters
 from mdn_dist._maths.floats import least_scale, widen
 from mdn_dist._maths.rosenblatt import reparameterize
 from mdn_dist._torch import expanded, static_size, tracing, unviewed
@@ -137,6 +137,7 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         points: Tensor,
         components: int = 20,
         *,
+        covariance: Covariance = "full",
         min_scale: float | None = None,
         restarts: int = 8,
         iterations: int = 200,
@@ -153,9 +154,12 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         Args:
             points: Data, shape ``(N, D)``.
             components: Number of components ``K``.
+            covariance: ``"full"``, ``"diagonal"`` or, with one variance in all coordinates,
+                ``"spherical"``.
             min_scale: Added in quadrature to every component's scale, in data units, so that
                 repeated points cannot make the likelihood infinite. By default a thousandth of
-                each coordinate's median distance from its median, whatever the unit.
+                each coordinate's median distance from its median, whatever the unit; of all
+                coordinates' together where `covariance` is spherical.
             restarts: Number of starts.
             iterations: At most this many steps from the best start.
             tolerance: Stop when a step gains less than this, in nats a point.
@@ -168,9 +172,9 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         Raises:
             TypeError: If `points` is not a floating-point tensor, or another argument of the wrong
                 type.
-            ValueError: If `points` is not a non-empty matrix of finite numbers, `components`,
-                `restarts` or `iterations` is less than 1, or `min_scale` is not positive and
-                finite.
+            ValueError: If `points` is not a non-empty matrix of finite numbers, `covariance` none
+                of the three, `components`, `restarts` or `iterations` less than 1, or `min_scale`
+                not positive and finite.
 
         Source:
             Dempster, Laird and Rubin 1977 (EM); Arthur and Vassilvitskii 2007 (k-means++, with
@@ -184,6 +188,7 @@ class GaussianMixture(MixtureAlgebra, MixtureSameFamily):  # type: ignore[misc]
         logits, loc, scale_tril = fit_parameters(
             points,
             components,
+            covariance=covariance,
             min_scale=min_scale,
             restarts=restarts,
             iterations=iterations,

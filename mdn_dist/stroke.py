@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot
 from mdn_dist._checks import check_all
 from mdn_dist._container import BatchDistribution
 from mdn_dist._maths.draw import draw_points, draw_state
+from mdn_dist._maths.em import Covariance
 from mdn_dist._maths.floats import widen
 from mdn_dist._maths.fused import pen_log_prob, stroke_log_prob
 from mdn_dist._maths.maps import sharpen
@@ -153,6 +154,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         mask: Tensor | None = None,
         event_size: int = 2,
         pen: Pen = "bernoulli",
+        covariance: Covariance = "full",
         min_scale: float | None = None,
         restarts: int = 8,
         generator: torch.Generator | None = None,
@@ -171,6 +173,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
                 `strokes`.
             event_size: Number of coordinates ``D``.
             pen: ``"bernoulli"`` for a flag, ``"one_hot"`` for three pen states.
+            covariance: Kind of the offsets' covariances, as for :meth:`GaussianMixture.fit`.
             min_scale: Added in quadrature to every component's scale, in data units; by default
                 as for :meth:`GaussianMixture.fit`.
             restarts: Number of starts of the mixture's fit.
@@ -198,7 +201,12 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):  # type: ignore[
         points = gather_points(strokes, mask, event_size, output_map.point_size)
         offset, state = widen(points.detach()).tensor_split([event_size], -1)
         mixture = GaussianMixture.fit(
-            offset, components, min_scale=min_scale, restarts=restarts, generator=generator
+            offset,
+            components,
+            covariance=covariance,
+            min_scale=min_scale,
+            restarts=restarts,
+            generator=generator,
         )
         logits = log_odds(state)
         chosen = (
