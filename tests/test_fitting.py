@@ -1,10 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from mdn_dist import GaussianMixture, StrokeDistribution, fitting
+from mdn_dist import GaussianMixture, StrokeDistribution
+from mdn_dist._maths import em
+
+KINDS = ["full", "diagonal", "spherical"]
 
 
 def seeded(seed):
@@ -49,14 +54,21 @@ def score(mixture, points):
     return stock(mixture.logits, mixture.loc, mixture.scale_tril).log_prob(points).mean().item()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_iteration_raises_the_likelihood(size, monkeypatch):
-    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)  # else the first are not seen
+def test_every_iteration_raises_the_likelihood(size, kind, monkeypatch):
+    monkeypatch.setattr(em, "START_ITERATIONS", 0)  # else the first are not seen
     points, _ = draw(*truth(size, 1.5), 500, seed=size)
     scores = []
     for iterations in range(1, 26):
         mixture = GaussianMixture.fit(
-            points, 4, iterations=iterations, tolerance=-math.inf, generator=seeded(1)
+            points,
+            4,
+            covariance=kind,
+            min_scale=1e-9,
+            iterations=iterations,
+            tolerance=-math.inf,
+            generator=seeded(1),
         )
         scores.append(score(mixture, points))
     gains = torch.tensor(scores).diff()
@@ -64,28 +76,154 @@ def test_every_iteration_raises_the_likelihood(size, monkeypatch):
     assert gains.sum() > 0.01
 
 
+def of_kind(covariance, kind):
+    """The nearest covariance of a kind, NumPy's."""
+    if kind == "full":
+        return covariance
+    variance = np.diag(covariance)
+    return np.diag(variance if kind == "diagonal" else np.full_like(variance, variance.mean()))
+
+
+def assert_structure(scale_tril, kind):
+    """Zeros are zeros and equal numbers are equal, to the last bit."""
+    diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
+    assert (diagonal > 0).all()
+    assert torch.equal(scale_tril, scale_tril.tril())
+    if kind != "full":
+        assert torch.equal(scale_tril, diagonal.diag_embed())
+    if kind == "spherical":
+        assert torch.equal(diagonal, diagonal[..., :1].expand_as(diagonal))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_an_iteration_is_one_step_of_expectation_maximisation(size, monkeypatch):
-    monkeypatch.setattr(fitting, "START_ITERATIONS", 0)
+def test_an_iteration_is_one_step_of_expectation_maximisation(size, kind, monkeypatch):
+    monkeypatch.setattr(em, "START_ITERATIONS", 0)
     points, _ = draw(*truth(size, 1.5), 300, seed=size)
+    points = points * torch.tensor([3.0, 0.5, 1.0])[:size]
     before, after = (
         GaussianMixture.fit(
-            points, 3, iterations=n, tolerance=-math.inf, min_scale=0.1, generator=seeded(1)
+            points,
+            3,
+            covariance=kind,
+            iterations=n,
+            tolerance=-math.inf,
+            min_scale=0.1,
+            generator=seeded(1),
         )
         for n in (4, 5)
     )
-    components = MultivariateNormal(before.loc, scale_tril=before.scale_tril)
-    joint = components.log_prob(points[:, None]).exp() * before.logits.softmax(-1)
-    shares = joint / joint.sum(-1, keepdim=True)
-    torch.testing.assert_close(after.logits.softmax(-1), shares.mean(0), rtol=1e-10, atol=0)
+    x, weights = points.numpy(), before.logits.softmax(-1).numpy()
+    factors = before.scale_tril.numpy()
+    joint = np.stack(
+        [
+            weight * multivariate_normal(loc, factor @ factor.T).pdf(x)
+            for weight, loc, factor in zip(weights, before.loc.numpy(), factors, strict=True)
+        ],
+        -1,
+    )
+    shares = joint / joint.sum(-1, keepdims=True)
+    np.testing.assert_allclose(after.logits.softmax(-1), shares.mean(0), rtol=1e-10)
     for k, share in enumerate(shares.T):
-        loc = (share[:, None] * points).sum(0) / share.sum()
-        covariance = torch.cov(points.T, aweights=share, correction=0).reshape(size, size)
-        covariance = covariance + 0.1**2 * torch.eye(size)
-        factor = after.scale_tril[k]
-        torch.testing.assert_close(after.loc[k], loc, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(factor @ factor.T, covariance, rtol=1e-9, atol=1e-11)
-        assert (factor == factor.tril()).all()
+        covariance = np.cov(x.T, aweights=share, ddof=0).reshape(size, size)
+        covariance = of_kind(covariance, kind) + 0.1**2 * np.eye(size)
+        factor = after.scale_tril[k].numpy()
+        loc = np.average(x, axis=0, weights=share)
+        np.testing.assert_allclose(after.loc[k], loc, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(factor @ factor.T, covariance, rtol=1e-9, atol=1e-11)
+    assert_structure(after.scale_tril, kind)
+
+
+def parameters_of_kind(mixture, kind):
+    """What is free in a mixture, each a leaf: logits, means and what its factors are made of."""
+    scale = mixture.scale_tril
+    if kind != "full":
+        scale = scale.diagonal(dim1=-2, dim2=-1)
+    if kind == "spherical":
+        scale = scale[:, :1]
+    return [x.clone().requires_grad_() for x in (mixture.logits, mixture.loc, scale)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_gradient_by_what_a_kind_leaves_free_is_zero_at_the_end(size, kind):
+    points, _ = draw(*truth(size, 6.0), 300, seed=size)
+    points = points + torch.tensor([50.0, -7.0, 0.0])[:size]
+    fitted = GaussianMixture.fit(
+        points,
+        3,
+        covariance=kind,
+        min_scale=1e-9,
+        iterations=400,
+        tolerance=-math.inf,
+        restarts=2,
+        generator=seeded(2),
+    )
+    logits, loc, scale = parameters_of_kind(fitted, kind)
+    factor = scale
+    if kind != "full":
+        factor = scale.expand(3, size).diag_embed()
+    stock(logits, loc, factor).log_prob(points).mean().backward()
+    torch.testing.assert_close(factor.detach(), fitted.scale_tril, rtol=0, atol=0)
+    gradients = [logits.grad, loc.grad, scale.grad.tril() if kind == "full" else scale.grad]
+    for gradient in gradients:
+        assert gradient.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_narrower_kind_is_no_more_likely(size):
+    points, _ = draw(*truth(size, 12.0), 1000, seed=size)  # the clusters leave one optimum
+    full, diagonal, spherical = (
+        score(
+            GaussianMixture.fit(
+                points, 3, covariance=kind, min_scale=1e-9, tolerance=1e-12, generator=seeded(0)
+            ),
+            points,
+        )
+        for kind in KINDS
+    )
+    assert full > diagonal + 1e-3
+    assert diagonal > spherical + 1e-3
+
+
+def test_in_one_coordinate_the_kinds_are_one():
+    points, _ = draw(*truth(1, 1.5), 500, seed=3)
+    points = 1e4 + points
+    full, *others = (
+        GaussianMixture.fit(
+            points, 4, covariance=kind, iterations=10, tolerance=-math.inf, generator=seeded(0)
+        )
+        for kind in KINDS
+    )
+    for other in others:
+        for name in ("logits", "loc", "scale_tril"):
+            torch.testing.assert_close(
+                getattr(other, name), getattr(full, name), rtol=1e-9, atol=1e-9
+            )
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "spherical"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_known_mixture_of_a_kind_is_recovered(size, kind):
+    # 5 standard errors of each of at most 33 numbers: 6e-7 * 33 = 2e-5 of false alarms for a case.
+    logits, loc, _ = truth(size, 30.0)
+    scale = torch.tensor([[0.5], [0.8], [1.0]], dtype=torch.float64).expand(3, size)
+    unit = torch.ones(size, dtype=torch.float64)
+    if kind == "diagonal":
+        unit = 10.0 ** torch.arange(-2, size - 2).double()
+    loc, scale, count = loc * unit, scale * unit, 6000
+    points, _ = draw(logits, loc, scale.diag_embed(), count, seed=size)
+    fitted = GaussianMixture.fit(points, 3, covariance=kind, min_scale=1e-9, generator=seeded(3))
+    order = fitted.loc[:, 0].argsort()
+    share = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    found = fitted.logits.softmax(-1)[order]
+    assert ((found - share).abs() < 5 * (share * (1 - share) / count).sqrt()).all()
+    members = count * share[:, None]
+    assert ((fitted.loc[order] - loc).abs() < 5 * scale / members.sqrt()).all()
+    variance = fitted.scale_tril[order].diagonal(dim1=-2, dim2=-1).square()
+    numbers = members * (size if kind == "spherical" else 1)
+    assert ((variance / scale.square() - 1).abs() < 5 * (2 / numbers).sqrt()).all()
+    assert_structure(fitted.scale_tril, kind)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -119,11 +257,13 @@ def test_overlapping_components_are_fitted_as_well_as_the_truth(size):
     assert true_score - 2e-3 < score(fitted, points) < true_score + 0.02
 
 
-def test_one_component_is_the_sample_mean_and_covariance_with_the_floor_in_quadrature():
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_component_is_the_sample_mean_and_covariance_with_the_floor_in_quadrature(kind):
     points, _ = draw(*truth(2, 3.0), 200, seed=4)
-    fitted = GaussianMixture.fit(points, 1, min_scale=0.5)
+    fitted = GaussianMixture.fit(points, 1, covariance=kind, min_scale=0.5)
     torch.testing.assert_close(fitted.loc[0], points.mean(0), rtol=1e-12, atol=1e-12)
-    expected = torch.cov(points.T, correction=0) + 0.25 * torch.eye(2)
+    expected = torch.from_numpy(of_kind(np.cov(points.T.numpy(), ddof=0), kind))
+    expected = expected + 0.25 * torch.eye(2)
     torch.testing.assert_close(fitted.covariance_matrix, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -163,24 +303,28 @@ def test_restarts_find_the_optimum_that_a_single_start_may_miss():
     assert misses[8] <= 2
 
 
-def test_a_narrow_component_far_from_the_others_keeps_its_digits():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_narrow_component_far_from_the_others_keeps_its_digits(kind):
     wide, narrow = normal(400, 2, seed=0), normal(300, 2, seed=1)
     narrow = 1e-4 * narrow @ torch.tensor([[1.0, 0.9], [0.0, 0.1]], dtype=torch.float64)
     points = torch.cat([wide, narrow + torch.tensor([10.0, -7.0])])
-    fitted = GaussianMixture.fit(points, 2, min_scale=1e-12, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, 2, covariance=kind, min_scale=1e-12, generator=seeded(0))
     k = fitted.loc[:, 0].argmax()
-    expected = torch.cov(points[400:].T, correction=0)
+    expected = torch.from_numpy(of_kind(np.cov(points[400:].T.numpy(), ddof=0), kind))
     torch.testing.assert_close(fitted.loc[k], points[400:].mean(0), rtol=1e-12, atol=0)
     factor = fitted.scale_tril[k]
     torch.testing.assert_close(factor @ factor.T, expected, rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_the_fit_follows_units_and_order_of_the_coordinates(size):
+def test_the_fit_follows_units_and_order_of_the_coordinates(size, kind):
     points, _ = draw(*truth(size, 1.5), 400, seed=size)
     unit = torch.tensor([1e-3, 7.0, 2e4], dtype=torch.float64)[:size]
-    here = GaussianMixture.fit(points, 4, min_scale=1e-9, generator=seeded(0))
-    there = GaussianMixture.fit(unit * points.flip(-1), 4, min_scale=1e-9, generator=seeded(0))
+    here, there = (
+        GaussianMixture.fit(x, 4, covariance=kind, min_scale=1e-9, generator=seeded(0))
+        for x in (points, unit * points.flip(-1))
+    )
     torch.testing.assert_close(there.logits, here.logits, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(there.loc, unit * here.loc.flip(-1), rtol=1e-5, atol=1e-9)
     covariance, other = (m.scale_tril @ m.scale_tril.mT for m in (here, there))
@@ -188,11 +332,14 @@ def test_the_fit_follows_units_and_order_of_the_coordinates(size):
     torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-9)
 
 
-def test_a_turn_of_the_data_turns_the_fit():
+@pytest.mark.parametrize("kind", ["full", "spherical"])
+def test_a_turn_of_the_data_turns_the_fit(kind):
     points, _ = draw(*truth(2, 5.0), 600, seed=8)
     turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
     fits = [
-        GaussianMixture.fit(x, 3, tolerance=1e-13, iterations=2000, generator=seeded(0))
+        GaussianMixture.fit(
+            x, 3, covariance=kind, tolerance=1e-13, iterations=2000, generator=seeded(0)
+        )
         for x in (points, points @ turn.T)
     ]
     here, there = (fit.component_distribution for fit in fits)
@@ -206,16 +353,19 @@ def test_a_turn_of_the_data_turns_the_fit():
     )
 
 
-def test_neither_blocks_nor_a_start_from_a_part_change_the_optimum(monkeypatch):
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_neither_blocks_nor_a_start_from_a_part_change_the_optimum(kind, monkeypatch):
     points, _ = draw(*truth(2, 3.0), 1000, seed=9)
 
     def fit():
-        return GaussianMixture.fit(points, 3, tolerance=1e-12, iterations=1000, generator=seeded(0))
+        return GaussianMixture.fit(
+            points, 3, covariance=kind, tolerance=1e-12, iterations=1000, generator=seeded(0)
+        )
 
     whole = fit()
-    monkeypatch.setattr(fitting, "BLOCK", 1)
+    monkeypatch.setattr(em, "BLOCK", 1)
     torch.testing.assert_close(fit().loc, whole.loc, rtol=1e-10, atol=1e-10)
-    monkeypatch.setattr(fitting, "START_POINTS", 150)
+    monkeypatch.setattr(em, "START_POINTS", 150)
     part = fit()
     assert not torch.equal(part.loc, whole.loc)
     assert abs(score(part, points) - score(whole, points)) < 1e-8
@@ -245,11 +395,27 @@ def test_repeated_points_stay_finite_at_the_floor(size, components, unit):
     torch.testing.assert_close(got, torch.full_like(got, spike), rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("components", [3, 20])
+def test_repeated_points_are_spheres_of_one_size(components, unit):
+    points = unit * torch.tensor(DISTINCT[2], dtype=torch.float64).repeat(7, 1)
+    fitted = GaussianMixture.fit(points, components, covariance="spherical", generator=seeded(0))
+    # of all coordinates together: half the distances are 0, so it is their mean that counts
+    floor = 1e-3 * (points - points.median(0).values).abs().mean().item()
+    width = fitted.scale_tril.diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(width, torch.full_like(width, floor), rtol=1e-3, atol=0)
+    assert_structure(fitted.scale_tril, "spherical")
+    spike = -math.log(3) - 2 * math.log(floor * math.sqrt(2 * math.pi))
+    got = stock(fitted.logits, fitted.loc, fitted.scale_tril).log_prob(points)
+    torch.testing.assert_close(got, torch.full_like(got, spike), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 50])
 @pytest.mark.parametrize("where", [0.0, -7.5, 1e8])
-def test_equal_points_are_a_spike_of_the_floors_width(count, where):
+def test_equal_points_are_a_spike_of_the_floors_width(count, where, kind):
     points = torch.full((count, 2), where, dtype=torch.float64)
-    fitted = GaussianMixture.fit(points, 4, min_scale=0.25, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, 4, covariance=kind, min_scale=0.25, generator=seeded(0))
     torch.testing.assert_close(fitted.mean, points[0], rtol=0, atol=1e-7)
     floor = 0.0625 * torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(fitted.covariance_matrix, floor, rtol=1e-9, atol=1e-9)
@@ -261,17 +427,22 @@ def test_points_on_a_line_stay_finite_at_any_scale(unit):
     points = unit * along * torch.tensor([1.0, 1.7, -0.3], dtype=torch.float64)
     fitted = GaussianMixture.fit(points, 3, generator=seeded(1))
     assert fitted.log_prob(points).isfinite().all()
+    for kind in KINDS[1:]:
+        other = GaussianMixture.fit(points, 3, covariance=kind, generator=seeded(1))
+        assert other.log_prob(points).isfinite().all()
+        assert_structure(other.scale_tril, kind)
     across = torch.tensor([1.7, -1.0, 0.0], dtype=torch.float64) / math.hypot(1.7, 1.0)
     width = (across @ fitted.scale_tril).norm(dim=-1)  # (K)
     assert (width < 2e-3 * unit).all()
 
 
-def test_a_large_offset_of_the_data_changes_only_the_means():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_offset_of_the_data_changes_only_the_means(kind):
     points, _ = draw(*truth(2, 3.0), 500, seed=6)
     shift = torch.tensor([1e8, -3e7], dtype=torch.float64)
     shifted = points + shift
-    there = GaussianMixture.fit(shifted, 3, generator=seeded(2))
-    here = GaussianMixture.fit(shifted - shift, 3, generator=seeded(2))
+    there = GaussianMixture.fit(shifted, 3, covariance=kind, generator=seeded(2))
+    here = GaussianMixture.fit(shifted - shift, 3, covariance=kind, generator=seeded(2))
     torch.testing.assert_close(there.loc - shift, here.loc, rtol=0, atol=1e-6)
     torch.testing.assert_close(there.scale_tril, here.scale_tril, rtol=1e-6, atol=1e-6)
 
@@ -327,6 +498,13 @@ GOOD = torch.zeros(4, 2)
         (torch.tensor([[0.0], [-math.inf]]), {}, ValueError, "points must be finite"),
         (GOOD, {"components": 0}, ValueError, "components must be at least 1, got 0"),
         (GOOD, {"components": -2}, ValueError, "components must be at least 1, got -2"),
+        (
+            GOOD,
+            {"covariance": "tied"},
+            ValueError,
+            "covariance must be 'full', 'diagonal' or 'spherical', got 'tied'",
+        ),
+        (GOOD, {"covariance": None}, ValueError, "covariance must be .*, got None"),
         (GOOD, {"restarts": 0}, ValueError, "restarts must be at least 1, got 0"),
         (GOOD, {"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
         (GOOD, {"min_scale": 0.0}, ValueError, "min_scale must be positive and finite, got 0.0"),
@@ -444,14 +622,15 @@ def test_one_point_far_out_leaves_the_others_their_fit(far):
     assert fitted.log_prob(spoilt).isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reach", [1e-300, 1e-150, 1e100, 1e139])
-def test_numbers_of_any_size_are_fitted_or_refused_by_name(reach):
+def test_numbers_of_any_size_are_fitted_or_refused_by_name(reach, kind):
     points = reach * torch.randn(100, 2, dtype=torch.float64, generator=seeded(2))
-    fitted = GaussianMixture.fit(points, 3, generator=seeded(0))
+    fitted = GaussianMixture.fit(points, 3, covariance=kind, generator=seeded(0))
     assert fitted.log_prob(points).isfinite().all()
     for arguments in ({"min_scale": 1e200}, {"min_scale": 1e-200}):
         try:
-            GaussianMixture.fit(points, 3, generator=seeded(0), **arguments)
+            GaussianMixture.fit(points, 3, covariance=kind, generator=seeded(0), **arguments)
         except ValueError as error:
             assert str(error).startswith(("min_scale must be", "points must be"))  # noqa: PT017
 
@@ -464,3 +643,25 @@ def test_points_on_lines_of_any_slope_raise_nothing():
         points = along * slopes + 1e6
         fitted = GaussianMixture.fit(points, 5, min_scale=1e-12, generator=seeded(0))
         assert fitted.log_prob(points).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("far", [1e10, 1e139])
+def test_no_floor_is_so_small_that_squares_overflow(far, kind):
+    points = torch.zeros(6, 2, dtype=torch.float64)
+    points[0], points[1] = 1.0, far
+    for min_scale in (1e-100, 1e-200, 1e-300):
+        fitted = GaussianMixture.fit(
+            points, 2, covariance=kind, min_scale=min_scale, generator=seeded(0)
+        )
+        assert fitted.log_prob(points[:1]).isfinite().all()
+        assert_structure(fitted.scale_tril, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stroke_distribution_is_fitted_with_the_offsets_covariances(kind):
+    strokes, _ = stroke_points(200, "bernoulli", seed=30)
+    fitted = StrokeDistribution.fit(strokes, 3, covariance=kind, generator=seeded(0))
+    offset = GaussianMixture.fit(strokes[:, :2], 3, covariance=kind, generator=seeded(0))
+    assert torch.equal(fitted.offset.scale_tril, offset.scale_tril)
+    assert_structure(fitted.offset.scale_tril, kind)

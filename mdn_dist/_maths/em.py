@@ -1,14 +1,15 @@
 r"""Fit mixtures to points by expectation maximisation, all starts side by side.
 
-Points are measured from their median in units of their typical deviation.
-
-``R`` counts the starts and ``N`` the points. Both steps work in each component's own whitened
-coordinates :math:`y = L^{-1} (x - \mu)`, which keep their digits however narrow a component and
-however far from the others; with a 1 below them, one product with the points gives all
-:math:`(y, 1)`, and one more the sums that the next parameters are made of.
+Points are measured from their median in units of their typical deviation. ``R`` counts the starts,
+``N`` the points. Both steps work in each component's own whitened coordinates
+:math:`y = L^{-1} (x - \mu)`, which keep their digits however narrow a component and however far
+from the others. Of full covariances, with a 1 below them, one product with the points gives all
+:math:`(y, 1)`, and one more the sums that the next parameters are made of. Of diagonal ones no
+matrix is made.
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,67 +23,61 @@ START_ITERATIONS = 15  # after 5, their order says less of where they end
 CANDIDATES = 4  # tried for each seed
 BLOCK = 2**17  # numbers in a block of whitened points: a megabyte, for a cache to hold
 LARGEST = 1e140  # number whose square is to be summed
+FARTHEST = 1e150  # standard deviations from a component: a number whose square is finite
+LOG_ROOT = 0.5 * math.log(2 * math.pi)  # of a Gaussian's normalisation, a coordinate
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
-Parameters = tuple[Tensor, Tensor, Tensor]
-"""Logits ``(R, K)``, means ``(R, K, D)``, Cholesky factors ``(R, K, D, D)``."""
+Covariance = Literal["full", "diagonal", "spherical"]
+
+# Logits (R, K), means (R, K, D), factors (R, K, D, D) or, where diagonal, deviations (R, K, D)
+Mixtures = tuple[Tensor, Tensor, Tensor]
+# Sums over points of shares (R, K), times y (R, K, D), times y y^T (R, K, D, D) or its diagonal
+Moments = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
 def fit_parameters(
-    points: Tensor,
+    points: Tensor,  # (N, D)
     components: int,
     *,
-    covariance: str = "full",
+    covariance: Covariance = "full",
     min_scale: float | None,
     restarts: int,
     iterations: int,
     tolerance: float,
     generator: torch.Generator | None,
-) -> Parameters:
-    """Fit a mixture as :meth:`mdn_dist.GaussianMixture.fit` tells, in float64.
-
-    Args:
-        points: Data, shape ``(N, D)``.
-        components: Number of components ``K``.
-        min_scale: Added in quadrature to every component's scale; None for a share of the data's.
-        restarts: Number of starts.
-        iterations: At most this many steps from the best start.
-        tolerance: Stop when a step gains less than this, in nats a point.
-        generator: Source of randomness; torch's global one if None.
-
-    Returns:
-        Logits ``(K)``, means ``(K, D)`` and Cholesky factors ``(K, D, D)``, in float64.
-
-    Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If an argument is out of range.
-    """
-    _check(points, min_scale, tolerance)
+) -> tuple[Tensor, Tensor, Tensor]:  # (K), (K, D), (K, D, D)
+    """Fit a mixture as :meth:`mdn_dist.GaussianMixture.fit` tells, in float64."""
+    _check(points, covariance, min_scale, tolerance)
     check_counts(components=components, restarts=restarts, iterations=iterations)
     points = in_float64(points)
     # a large offset would cost distances their digits; no single point moves a median
     centre = points.median(0).values
-    unit = _typical_size(points - centre)
-    data = (points - centre) / unit
+    away = points - centre
+    # what is round in one unit for all coordinates is so in the data's own
+    unit = _typical_size(away.reshape(-1, 1) if covariance == "spherical" else away)
+    data = away / unit
     floor = torch.full_like(unit, FLOOR) if min_scale is None else min_scale / unit
     for name, number in {"points": data, "min_scale": floor}.items():
         if number.abs().amax() > LARGEST:
             raise ValueError(f"{name} must be at most {LARGEST:g} typical deviations, got more")
+    floor = floor.clamp_min(data.abs().amax().clamp_min(1) / FARTHEST)
     few = data
     if len(data) > START_POINTS:
-        few = data[torch.randperm(len(data), generator=generator, device=data.device)]
-        few = few[:START_POINTS]
+        order = torch.randperm(len(data), generator=generator, device=data.device)
+        few = data[order[:START_POINTS]]
     labels = _k_means_plus_plus(few, components, restarts, generator)
-    starts = _from_labels(few, labels, components, floor)
-    starts = _climb(starts, few, floor, START_ITERATIONS)
+    starts = _from_labels(few, labels, components, floor, covariance)
+    starts = _climb(starts, few, floor, covariance, START_ITERATIONS)
     best = _expect(starts, _with_ones(few))[0].argmax(0, keepdim=True)
-    logits, loc, scale_tril = (parameter[best] for parameter in starts)
-    logits, loc, scale_tril = _climb((logits, loc, scale_tril), data, floor, iterations, tolerance)
-    return logits[0], loc[0] * unit + centre, scale_tril[0] * unit.unsqueeze(-1)
+    logits, loc, scale = (parameter[best] for parameter in starts)
+    mixture = _climb((logits, loc, scale), data, floor, covariance, iterations, tolerance)
+    logits, loc, scale = (parameter.squeeze(0) for parameter in mixture)
+    scale_tril = scale * unit.unsqueeze(-1) if covariance == "full" else (scale * unit).diag_embed()
+    return logits, loc * unit + centre, scale_tril
 
 
-def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
+def _check(points: Tensor, kind: str, min_scale: float | None, tolerance: float) -> None:
     """Raise ValueError or TypeError for arguments that no mixture can be fitted with."""
     check_tensor(points, "points")
     if points.dim() != 2 or not points.numel():
@@ -91,6 +86,8 @@ def _check(points: Tensor, min_scale: float | None, tolerance: float) -> None:
         raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
+    if kind not in get_args(Covariance):
+        raise ValueError(f"covariance must be 'full', 'diagonal' or 'spherical', got {kind!r}")
     numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
     for name, number in numbers.items():
         if not is_number(number):
@@ -113,13 +110,8 @@ def _typical_size(data: Tensor) -> Tensor:
 def _k_means_plus_plus(
     data: Tensor, components: int, restarts: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Return the nearest of ``K`` seeds of each point, ``(R, N)``.
-
-    Seeds are points, drawn by their squared distance to the seeds before; of a few candidates, the
-    one that leaves the smallest sum of squares is kept. Distances are between inverse hyperbolic
-    sines, so that a few points far out, as of a pen that jumps, do not attract most of the seeds.
-    """
-    data = data.asinh()
+    """Return the nearest of ``K`` seeds of each point, ``(R, N)``."""
+    data = data.asinh()  # so that a few points far out, of a pen that jumps, do not attract most
     nearest = data.new_full((restarts, len(data)), math.inf)  # squared distance to a seed
     labels = torch.zeros_like(nearest, dtype=torch.int64)
     chance = torch.ones_like(nearest)
@@ -128,6 +120,7 @@ def _k_means_plus_plus(
         uniform = torch.rand(
             restarts, CANDIDATES, generator=generator, dtype=data.dtype, device=data.device
         )
+        # Of candidates drawn by their squared distance, the one that leaves the least sum is kept.
         drawn = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform)
         seeds = data[drawn.clamp_max(len(data) - 1)]  # (R, candidates, D)
         distance = torch.cdist(seeds, data, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -140,34 +133,44 @@ def _k_means_plus_plus(
     return labels
 
 
-def _from_labels(data: Tensor, labels: Tensor, components: int, floor: Tensor) -> Parameters:
+def _from_labels(
+    data: Tensor, labels: Tensor, components: int, floor: Tensor, covariance: Covariance
+) -> Mixtures:
     """Return components with the mean and the variances of the points that `labels` give them."""
     label = torch.arange(components, device=data.device).unsqueeze(-1)
     members = (labels.unsqueeze(1) == label).to(data)  # (R, K, N)
     count = members.sum(-1, keepdim=True) + torch.finfo(data.dtype).eps
     loc = members @ data / count
     difference = data - loc.take_along_dim(labels.unsqueeze(-1), 1)  # (R, N, D)
-    scale = (members @ difference.square() / count + floor.square()).sqrt()
-    return count.squeeze(-1).log(), loc, torch.diag_embed(scale)
+    variance = members @ difference.square() / count + floor.square()
+    scale = _shared(variance, covariance).sqrt()
+    return count.squeeze(-1).log(), loc, scale.diag_embed() if covariance == "full" else scale
+
+
+def _shared(variance: Tensor, covariance: Covariance) -> Tensor:
+    """Return variances, ``(R, K, D)``, of a sphere their mean."""
+    spherical = covariance == "spherical"
+    return variance.mean(-1, keepdim=True).expand_as(variance) if spherical else variance
 
 
 def _climb(
-    parameters: Parameters,
-    data: Tensor,
-    floor: Tensor,
+    mixtures: Mixtures,
+    data: Tensor,  # (N, D)
+    floor: Tensor,  # (D)
+    covariance: Covariance,
     iterations: int,
     tolerance: float = -math.inf,
-) -> Parameters:
-    """Raise the likelihood of `data`, ``(N, D)``, until no start gains `tolerance` in a step."""
+) -> Mixtures:
+    """Raise the likelihood of `data` until no start gains `tolerance` in a step."""
     points = _with_ones(data)
     before = data.new_full((), -math.inf)
     for _ in range(iterations):
-        score, moments = _expect(parameters, points)
+        score, moments = _expect(mixtures, points)
         if (score - before).amax() < tolerance:
             break
         before = score
-        parameters = _maximise(parameters, moments, floor)
-    return parameters
+        mixtures = _maximise(mixtures, moments, floor, covariance)
+    return mixtures
 
 
 def _with_ones(data: Tensor) -> Tensor:
@@ -175,50 +178,83 @@ def _with_ones(data: Tensor) -> Tensor:
     return torch.cat([data, torch.ones_like(data[:, :1])], -1).mT.contiguous()
 
 
-def _expect(parameters: Parameters, points: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the mean log density ``(R)`` of `points`, ``(D + 1, N)``, and weighted moments.
-
-    The moments are :math:`\sum_n \gamma_{kn} (y, 1) (y, 1)^T`, shape ``(R, K, D + 1, D + 1)``. A
-    block of points at a time keeps memory small, and planes ``(N)`` keep it contiguous.
-    """
-    logits, loc, scale_tril = parameters
+def _expect(mixtures: Mixtures, points: Tensor) -> tuple[Tensor, Moments]:
+    """Return the mean log density ``(R)`` of `points`, ``(D + 1, N)``, and weighted moments."""
+    logits, loc, scale_tril = mixtures
+    if scale_tril.dim() == loc.dim():
+        return _expect_diagonal(mixtures, points[:-1])
     *_, components, size = loc.shape
     identity = torch.eye(size, dtype=loc.dtype, device=loc.device)
     inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
     rows = torch.cat([inverse, -inverse @ loc.unsqueeze(-1)], -1)  # (R, K, D, D + 1)
     last = torch.eye(size + 1, dtype=loc.dtype, device=loc.device)[-1:].expand_as(rows[..., :1, :])
     whitening = torch.cat([rows, last], -2).reshape(-1, size + 1)  # (R K (D + 1), D + 1)
-    log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    constant = logits.log_softmax(-1) - log_determinant - size / 2 * math.log(2 * math.pi)
+    log_scale = scale_tril.diagonal(dim1=-2, dim2=-1).log()
+    at_mean = logits.log_softmax(-1) - (log_scale + LOG_ROOT).sum(-1)
     total = loc.new_zeros(len(loc))
     moments = loc.new_zeros(len(loc) * components, size + 1, size + 1)
+    # A block of points at a time keeps memory small, and planes (n) keep it contiguous.
     for block in points.split(max(64, at_once(BLOCK, points) // len(whitening)), -1):
         y = (whitening @ block).view(-1, components, size + 1, block.shape[-1])
-        share = y[:, :, 0].square()
+        distance = y[:, :, 0].square()
         for d in range(1, size):
-            share.addcmul_(y[:, :, d], y[:, :, d])
-        share = torch.add(constant.unsqueeze(-1), share, alpha=-0.5)  # (R, K, n)
-        highest = share.amax(1, keepdim=True)
-        exp_or_zero_(share.sub_(highest))
-        density = share.sum(1, keepdim=True)
-        share.div_(density)
-        total += (highest + density.log()).sum((1, 2))
+            distance.addcmul_(y[:, :, d], y[:, :, d])
+        log_density, share = _share_out(at_mean, distance)
+        total += log_density
         weighted = (share.unsqueeze(2) * y).flatten(0, 1)  # (R K, D + 1, n)
         moments += weighted @ y.flatten(0, 1).mT
-    return total / points.shape[-1], moments.unflatten(0, (-1, components))
+    moments = moments.unflatten(0, (-1, components))
+    sums = (moments[..., -1, -1], moments[..., :-1, -1], moments[..., :-1, :-1])
+    return total / points.shape[-1], sums
 
 
-def _maximise(parameters: Parameters, moments: Tensor, floor: Tensor) -> Parameters:
+def _expect_diagonal(mixtures: Mixtures, points: Tensor) -> tuple[Tensor, Moments]:
+    """Do as :func:`_expect`, for diagonal covariances and `points` ``(D, N)``."""
+    logits, loc, scale = mixtures
+    at_mean = logits.log_softmax(-1) - (scale.log() + LOG_ROOT).sum(-1)
+    inverse, mean = scale.reciprocal().unsqueeze(-1), loc.unsqueeze(-1)
+    ones = torch.ones_like(loc[..., None, :])  # (R, K, 1, D): a product adds faster than a sum
+    total, count = loc.new_zeros(len(loc)), torch.zeros_like(loc[..., :1])
+    first, second = torch.zeros_like(ones), torch.zeros_like(ones)
+    for block in points.split(max(64, at_once(BLOCK, points) // loc.numel()), -1):
+        y = (block - mean).mul_(inverse)  # (R, K, D, n)
+        square = y.square()
+        log_density, share = _share_out(at_mean, (ones @ square).squeeze(2))
+        total += log_density
+        count += share.sum(-1, keepdim=True)
+        first += share.unsqueeze(2) @ y.mT
+        second += share.unsqueeze(2) @ square.mT
+    return total / points.shape[-1], (count.squeeze(-1), first.squeeze(2), second.squeeze(2))
+
+
+def _share_out(at_mean: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the points' log density ``(R)`` and shares ``(R, K, n)`` by squared distances."""
+    share = torch.add(at_mean.unsqueeze(-1), distance, alpha=-0.5)  # (R, K, n)
+    highest = share.amax(1, keepdim=True)
+    exp_or_zero_(share.sub_(highest))
+    density = share.sum(1, keepdim=True)
+    return (highest + density.log()).sum((1, 2)), share.div_(density)
+
+
+def _maximise(
+    mixtures: Mixtures, moments: Moments, floor: Tensor, covariance: Covariance
+) -> Mixtures:
     """Return the parameters most likely under the weights that `moments` were taken with."""
-    _, loc, scale_tril = parameters
-    count = moments[..., -1, -1] + torch.finfo(loc.dtype).eps  # (R, K)
-    moments = moments / count[..., None, None]
-    shift = scale_tril @ moments[..., :-1, -1:]  # (R, K, D, 1), of the mean
-    about_old = scale_tril @ moments[..., :-1, :-1] @ scale_tril.mT  # (R, K, D, D)
-    covariance = about_old - shift @ shift.mT
-    # Rounding can leave points on a line a negative variance larger than a small floor makes up.
-    added = floor.square() + ROUNDING * about_old.diagonal(dim1=-2, dim2=-1)  # (R, K, D)
-    factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(added))
-    # Where it has taken more than that, the component keeps the shape it had.
-    factor = torch.where((failed == 0)[..., None, None], factor, scale_tril)
-    return count.log(), loc + shift.squeeze(-1), factor
+    _, loc, scale = mixtures
+    count, first, second = moments
+    count = count + torch.finfo(loc.dtype).eps  # (R, K)
+    first = (first / count.unsqueeze(-1)).unsqueeze(-1)  # (R, K, D, 1)
+    if covariance == "full":
+        shift = scale @ first  # of the mean
+        about_old = scale @ (second / count[..., None, None]) @ scale.mT  # (R, K, D, D)
+        # Rounding can leave points on a line a negative variance larger than a floor makes up.
+        added = floor.square() + ROUNDING * about_old.diagonal(dim1=-2, dim2=-1)  # (R, K, D)
+        factor, failed = torch.linalg.cholesky_ex(about_old - shift @ shift.mT + added.diag_embed())
+        # Where it has taken more than that, the component keeps the shape it had.
+        factor = torch.where((failed == 0)[..., None, None], factor, scale)
+        return count.log(), loc + shift.squeeze(-1), factor
+    shift = scale * first.squeeze(-1)
+    about_old = scale.square() * second / count.unsqueeze(-1)  # (R, K, D)
+    variance = about_old - shift.square() + floor.square() + ROUNDING * about_old
+    variance = _shared(variance, covariance)
+    return count.log(), loc + shift, torch.where(variance > 0, variance.sqrt(), scale)
