@@ -10,7 +10,7 @@ from mdn_dist._maths.floats import at_once, exp_or_zero_, farthest
 from mdn_dist._maths.gradients import plain_gradient, silenced
 from mdn_dist._torch import batched, composes, overridable, static_size
 
-CHUNK = 1 << 16  # whitened coordinates worked on at once: few enough for a cache
+CHUNK = 1 << 17  # components of points worked on at once: enough to outweigh the calls
 SMALL = 8  # coordinates up to which substitution beats a batched triangular solver
 
 
@@ -109,7 +109,7 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
         for p, batch in zip(parameters, batches, strict=True)
     ]
     points = _flat(value.to(dtype), value.shape[:-1], shape)
-    way = _ByPlanes if shared or points.shape[-1] <= SMALL else _ByRows
+    way = _ByPlanes if shared or 1 < points.shape[-1] <= SMALL else _ByRows
     log_prob: Tensor = way.apply(*rows, points)  # type: ignore[no-untyped-call]
     return log_prob.reshape(shape)
 
@@ -140,10 +140,11 @@ class _ByPlanes(torch.autograd.Function):
         components, size = loc.shape[1:]
         log_prob = value.new_empty(len(value))
         kept = any(ctx.needs_input_grad)
-        room = len(value) if kept else min(len(value), _step(loc))
+        chunks = _chunks(loc, value)
+        room = len(value) if kept or not chunks else chunks[0].stop
         whitened = value.new_empty(components, size, room)
         responsibility = value.new_empty(components, room)
-        for rows in _chunks(value, loc):
+        for rows in chunks:
             to = rows if kept else slice(len(value[rows]))
             factor = _points_last(scale_tril, rows)
             diagonal = factor.diagonal(dim1=1, dim2=2)  # (K, n, D)
@@ -185,7 +186,7 @@ def _own_gradient(
     """Return the gradients where each point has parameters of its own."""
     logits, loc, scale_tril, value = inputs
     found = [torch.empty_like(x.flatten(1)) for x in inputs]
-    for rows in _chunks(value, loc):
+    for rows in _chunks(loc, value):
         factor, y = _points_last(scale_tril, rows), whitened[..., rows]
         share = responsibility[:, rows] * weight[rows]
         pull = y * share.unsqueeze(1)
@@ -214,7 +215,7 @@ def _shared_gradient(
     factor, by_value = _points_last(scale_tril, slice(None)), torch.zeros_like(value)
     size, idle = loc.shape[-1], weight == 0
     count, moments = torch.zeros_like(logits[0]), loc.new_zeros(*loc.shape[1:], 1 + size)
-    for rows in _chunks(value, loc):
+    for rows in _chunks(loc, value):
         y = whitened[..., rows]
         share = responsibility[:, rows] * weight[rows]
         if not idle.is_cpu or idle[rows].any():
@@ -235,14 +236,9 @@ def _shared_gradient(
     return *silenced(idle.all().unsqueeze(0), *found), *silenced(idle, by_value)
 
 
-def _step(loc: Tensor) -> int:
-    """Return how many points to work on at once, for means ``(N or 1, K, D)``."""
-    return max(1, at_once(CHUNK, loc) // loc.shape[1:].numel())
-
-
-def _chunks(value: Tensor, loc: Tensor) -> list[slice]:
+def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
     """Return the rows of `value` that are worked on one after the other."""
-    step = _step(loc)
+    step = max(1, at_once(CHUNK, loc) // loc.shape[1])
     return [slice(start, start + step) for start in range(0, len(value), step)]
 
 
@@ -254,6 +250,9 @@ def _points_last(tensor: Tensor, rows: slice) -> Tensor:
 
 def _solve_(scale_tril: Tensor, right: Tensor) -> None:
     """Overwrite `right` ``(K, D, n)`` with ``L^-1 right`` for `scale_tril` ``(K, D, D, n or 1)``."""
+    if right.shape[1] > SMALL:
+        right.copy_(_solve(scale_tril.squeeze(-1), right))
+        return
     limit = farthest(right.dtype)
     for j in range(right.shape[1]):
         right[:, j].div_(scale_tril[:, j, j]).clamp_(-limit, limit)
@@ -262,9 +261,31 @@ def _solve_(scale_tril: Tensor, right: Tensor) -> None:
 
 def _solve_transposed_(scale_tril: Tensor, right: Tensor) -> None:
     """Overwrite `right` with ``L^-T right``, likewise."""
+    if right.shape[1] > SMALL:
+        right.copy_(_triangular(scale_tril.squeeze(-1).mT, right, upper=True))
+        return
     for j in reversed(range(right.shape[1])):
         right[:, j].div_(scale_tril[:, j, j])
         right[:, :j].addcmul_(scale_tril[:, j, :j], right[:, j : j + 1], value=-1)
+
+
+def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-1 right`` for `right` ``(*, D, n)``; points too far end as :func:`farthest`."""
+    limit = farthest(right.dtype)
+    if right.shape[-2] == 1:
+        return (right / scale_tril).clamp_(-limit, limit)
+    solution = _triangular(scale_tril, right, upper=False)
+    if solution.is_cpu and solution.sum().isfinite():
+        return solution
+    sound = right.isfinite().all(-2, keepdim=True)
+    sound = sound & scale_tril.isfinite().flatten(-2).all(-1)[..., None, None]
+    return torch.where(sound, solution.nan_to_num(limit, limit, -limit), solution)
+
+
+def _triangular(scale_tril: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return the solution of a library, which copies less where the room for it is given."""
+    room = torch.empty_like(right, memory_format=torch.contiguous_format)
+    return torch.linalg.solve_triangular(scale_tril, right, upper=upper, out=room)
 
 
 class _ByRows(torch.autograd.Function):
@@ -273,7 +294,7 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
         diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-        whitened = _solve_rows(scale_tril, value.unsqueeze(-2) - loc)  # (N, K, D)
+        whitened = _solve(scale_tril, (value.unsqueeze(-2) - loc).unsqueeze(-1)).squeeze(-1)  # (N, K, D)
         share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
@@ -288,24 +309,20 @@ class _ByRows(torch.autograd.Function):
         if torch.is_grad_enabled() or batched(weight):
             return plain_gradient(mixture_log_density, inputs, weight)
         logits, _, scale_tril, _ = inputs
+        size = scale_tril.shape[-1]
         share = responsibility * weight.unsqueeze(-1)
         by_logits = share - logits.softmax(-1) * weight.unsqueeze(-1)
         right = (whitened * share.unsqueeze(-1)).unsqueeze(-1)
-        by_loc = torch.linalg.solve_triangular(scale_tril.mT, right, upper=True).squeeze(-1)
+        if size > 1:
+            right = _triangular(scale_tril.mT, right, upper=True)
+        else:
+            right = right / scale_tril
+        by_loc = right.squeeze(-1)
         by_scale_tril = None
         if ctx.needs_input_grad[2]:
-            by_scale_tril = (by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)).tril_()
+            by_scale_tril = by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)
+            if size > 1:
+                by_scale_tril.tril_()
             diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
             by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
         return silenced(weight == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
-
-
-def _solve_rows(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-1 right`` ``(N, K, D)`` by a library, which ends in NaN for points too far."""
-    right = right.unsqueeze(-1)
-    column: Tensor = torch.linalg.solve_triangular(scale_tril, right, upper=False).squeeze(-1)
-    if column.is_cpu and column.isfinite().all():
-        return column
-    sound = right.isfinite().flatten(-2).all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
-    limit = farthest(right.dtype)
-    return torch.where(sound.unsqueeze(-1), column.nan_to_num(limit, limit, -limit), column)
