@@ -4,62 +4,47 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
-from mdn_dist._maths.floats import exp_or_zero_, farthest
+from mdn_dist._maths.floats import at_once, exp_or_zero_, farthest
 from mdn_dist._maths.gradients import plain_gradient, silenced
 from mdn_dist._torch import batched, composes, overridable, static_size
 
-SMALL = 8  # coordinates up to which substitution by columns beats a batched triangular solver
+CHUNK = 1 << 17  # components of points worked on at once: enough to outweigh the calls
+SMALL = 8  # coordinates up to which substitution beats a batched triangular solver
 
 
 def whiten(loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    r"""Express `value` in every component's own standard coordinates.
+    """Solve ``L y = x - mu`` for `value` ``(*, D)``: its standard coordinates by each component.
 
-    Solves :math:`L_k y_k = x - \mu_k` by forward substitution, a coordinate at a time.
-
-    Args:
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Whitened coordinates, shape ``(*, K, D)``, as far as :func:`farthest` from 0.
+    They are as far as :func:`farthest` from 0.
 
     Example:
         >>> whiten(torch.zeros(1, 2), 2 * torch.eye(2).expand(1, 2, 2), torch.tensor([4.0, 6.0]))
         tensor([[2., 3.]])
     """
-    return _substitute(scale_tril, value.unsqueeze(-2) - loc)
+    return _substitute(scale_tril, value.unsqueeze(-2) - loc)  # (*, K, D)
 
 
 def _substitute(scale_tril: Tensor, right: Tensor) -> Tensor:
     """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``."""
     limit = farthest(right.dtype)
-    rows: list[Tensor] = []
-    for i in range(right.shape[-1]):
-        known = sum(scale_tril[..., i, j] * rows[j] for j in range(i))
-        rows.append(((right[..., i] - known) / scale_tril[..., i, i]).clamp(-limit, limit))
-    return torch.stack(rows, -1)
+    found: list[Tensor] = []
+    for b, row in zip(right.unbind(-1), scale_tril.unbind(-2), strict=True):
+        *left, diagonal = row.unbind(-1)[: len(found) + 1]
+        known = sum(factor * y for factor, y in zip(left, found, strict=True))
+        found.append(((b - known) / diagonal).clamp(-limit, limit))
+    return torch.stack(found, -1)
 
 
 def posterior(
     logits: Tensor, loc: Tensor, scale_tril: Tensor, whitened: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Return what a point tells about the components, precise however far away it is.
+    r"""Return log responsibilities ``(*, K)`` and the log density ``(*)``, precise however far.
 
     Squared distances of millions would swallow the differences that responsibilities are made of.
     So they are taken relative to the likeliest component :math:`r`: with
     :math:`L_k (y_k - y_r) = \mu_r - \mu_k + (L_r - L_k) y_r`, no large numbers are subtracted.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        whitened: The point by every component, from :func:`whiten`, shape ``(*, K, D)``.
-
-    Returns:
-        Log responsibilities ``(*, K)``, which are normalised, and the log density ``(*)``.
 
     Example:
         >>> logits, loc = torch.tensor([0.7, 0.3]).log(), torch.zeros(2, 1)
@@ -87,62 +72,22 @@ def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value
 
     Its ``logsumexp`` over the components is the mixture's log density, its ``softmax`` the
     responsibilities.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Log shares, shape ``(*, K)``, in nats.
-
-    Example:
-        >>> share = component_log_density(
-        ...     torch.zeros(1), torch.zeros(1, 2), torch.eye(2).unsqueeze(0), torch.zeros(2)
-        ... )
-        >>> share.exp()
-        tensor([0.1592])
     """
     whitened = whiten(loc, scale_tril, value)
     log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = static_size(loc.shape[-1]) / 2 * math.log(2 * math.pi)
     distance = whitened.square().sum(-1) / 2
-    return logits.log_softmax(-1) - log_determinant - distance - constant
+    return logits.log_softmax(-1) - log_determinant - distance - constant  # (*, K)
 
 
 def mixture_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    """Score points under a mixture in plain differentiable operations.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Log densities, shape ``(*)``, in nats.
-
-    Example:
-        >>> one = torch.ones(1, 1, 1)
-        >>> mixture_log_density(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(1)).exp()
-        tensor(0.3989)
-    """
-    return component_log_density(logits, loc, scale_tril, value).logsumexp(-1)
+    """Score points under a mixture in plain differentiable operations."""
+    return component_log_density(logits, loc, scale_tril, value).logsumexp(-1)  # (*)
 
 
 @overridable
 def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
     """Score like :func:`mixture_log_density`, by the fastest way that the circumstances allow.
-
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``.
-        loc: Component means, shape ``(*, K, D)``.
-        scale_tril: Component Cholesky factors, shape ``(*, K, D, D)``.
-        value: Points, shape ``(*, D)``.
-
-    Returns:
-        Log densities, shape ``(*)``, in nats.
 
     Source:
         Graves 2013 (arXiv:1308.0850), equations 27 to 31, for any number of coordinates.
@@ -152,84 +97,232 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
         >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
         torch.Size([7])
     """
-    if composes(logits, loc, scale_tril, value):
-        return mixture_log_density(logits, loc, scale_tril, value)
+    parameters = logits, loc, scale_tril
+    if composes(*parameters, value):
+        return mixture_log_density(*parameters, value)
     shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(logits.dtype, value.dtype)
-    tensors = (
-        logits.expand(*shape, -1),
-        loc.expand(*shape, -1, -1),
-        scale_tril.expand(*shape, -1, -1, -1),
-        value.expand(*shape, -1),
-    )
-    return _MixtureLogProb.apply(*(tensor.to(dtype) for tensor in tensors))  # type: ignore[no-any-return, no-untyped-call]
+    batches = [p.shape[:-n] for n, p in enumerate(parameters, 1)]
+    shared = all(map(_repeats, parameters, batches))
+    rows = [
+        (p[(0,) * len(batch)].unsqueeze(0) if shared else _flat(p, batch, shape)).to(dtype)
+        for p, batch in zip(parameters, batches, strict=True)
+    ]
+    points = _flat(value.to(dtype), value.shape[:-1], shape)
+    way = _ByPlanes if shared or 1 < points.shape[-1] <= SMALL else _ByRows
+    log_prob: Tensor = way.apply(*rows, points)  # type: ignore[no-untyped-call]
+    return log_prob.reshape(shape)
 
 
-class _MixtureLogProb(torch.autograd.Function):
-    """The log density ``(*)`` of a mixture whose parameters have the batch shape of the value."""
+def _repeats(parameter: Tensor, batch: Size) -> bool:
+    """Tell whether a parameter is the same all over its batch, and its gradient that of one."""
+    # A tensor in an expanded shape has a gradient of that shape, not the same all over.
+    constant = not (parameter.requires_grad and torch.is_grad_enabled())
+    strides = parameter.stride()[: len(batch)]
+    sizes = zip(batch, strides, strict=True)
+    return all(size == 1 or (constant and stride == 0 != size) for size, stride in sizes)
+
+
+def _flat(tensor: Tensor, batch: Size, shape: Size) -> Tensor:
+    """Return a tensor of `batch`, expanded to `shape`, with one dimension for all of that."""
+    event = tensor.shape[len(batch) :]
+    return tensor.expand(*shape, *event).reshape(shape.numel(), *event)
+
+
+class _ByPlanes(torch.autograd.Function):
+    """The log density ``(N)`` at points ``(N, D)``, with the points last: steps over long rows.
+
+    Parameters have a first dimension of N, or of 1 where all the points share them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
+        components, size = loc.shape[1:]
+        log_prob = value.new_empty(len(value))
+        kept = any(ctx.needs_input_grad)
+        chunks = _chunks(loc, value)
+        room = len(value) if kept or not chunks else chunks[0].stop
+        whitened = value.new_empty(components, size, room)
+        responsibility = value.new_empty(components, room)
+        for rows in chunks:
+            to = rows if kept else slice(len(value[rows]))
+            factor = _points_last(scale_tril, rows)
+            diagonal = factor.diagonal(dim1=1, dim2=2)  # (K, n, D)
+            y = torch.sub(
+                _points_last(value, rows), _points_last(loc, rows), out=whitened[..., to]
+            )
+            _solve_(factor, y)
+            log_weight = _points_last(logits, rows).log_softmax(0) - diagonal.log().sum(-1)
+            share = responsibility[:, to].copy_(log_weight)
+            for coordinate in y.unbind(1):
+                share.addcmul_(coordinate, coordinate, value=-0.5)
+            highest = share.amax(0).clamp_min_(torch.finfo(share.dtype).min)
+            exp_or_zero_(share.sub_(highest))
+            total = share.sum(0)
+            log_prob[rows] = highest + total.log()
+            if kept:
+                share.div_(total.clamp_min_(torch.finfo(total.dtype).tiny))
+        if kept:
+            ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened)
+        return log_prob.sub_(size / 2 * math.log(2 * math.pi))
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
+        weight = weights[0]
+        *inputs, responsibility, whitened = ctx.saved_tensors
+        if torch.is_grad_enabled() or batched(weight):
+            return plain_gradient(mixture_log_density, inputs, weight)
+        gradient = _shared_gradient if len(inputs[0]) == 1 else _own_gradient
+        return gradient(inputs, weight, responsibility, whitened, ctx.needs_input_grad)
+
+
+def _own_gradient(
+    inputs: list[Tensor],
+    weight: Tensor,
+    responsibility: Tensor,
+    whitened: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients where each point has parameters of its own."""
+    logits, loc, scale_tril, value = inputs
+    found = [torch.empty_like(x.flatten(1)) for x in inputs]
+    for rows in _chunks(loc, value):
+        factor, y = _points_last(scale_tril, rows), whitened[..., rows]
+        share = responsibility[:, rows] * weight[rows]
+        pull = y * share.unsqueeze(1)
+        _solve_transposed_(factor, pull)
+        by_factor = torch.zeros_like(factor)  # (K, D, D, n)
+        if wanted[2]:
+            for i in range(y.shape[1]):
+                torch.mul(pull[:, i : i + 1], y[:, : i + 1], out=by_factor[:, i, : i + 1])
+            diagonals = (f.diagonal(dim1=1, dim2=2) for f in (by_factor, factor))  # (K, n, D)
+            next(diagonals).sub_(share.unsqueeze(-1) / next(diagonals))
+        share.addcmul_(_points_last(logits, rows).softmax(0), weight[rows], value=-1)
+        for gradient, planes in zip(found, (share, pull, by_factor, -pull.sum(0)), strict=True):
+            gradient[rows] = planes.flatten(0, -2).T
+    return silenced(weight == 0, *(g.view_as(x) for g, x in zip(found, inputs, strict=True)))
+
+
+def _shared_gradient(
+    inputs: list[Tensor],
+    weight: Tensor,
+    responsibility: Tensor,
+    whitened: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients where all points share the parameters: from moments, solved for once."""
+    logits, loc, scale_tril, value = inputs
+    factor, by_value = _points_last(scale_tril, slice(None)), torch.zeros_like(value)
+    size, idle = loc.shape[-1], weight == 0
+    count, moments = torch.zeros_like(logits[0]), loc.new_zeros(*loc.shape[1:], 1 + size)
+    for rows in _chunks(loc, value):
+        y = whitened[..., rows]
+        share = responsibility[:, rows] * weight[rows]
+        if not idle.is_cpu or idle[rows].any():
+            share, y = share.masked_fill_(idle[rows], 0.0), y.masked_fill(idle[rows], 0.0)
+        pull = y * share.unsqueeze(1)
+        count += share.sum(-1)
+        moments[..., 0] += pull.sum(-1)
+        moments[..., 1:].baddbmm_(pull, y.mT)  # in place, which autocast leaves alone
+        if wanted[3]:
+            _solve_transposed_(factor, pull)
+            by_value[rows] = -pull.sum(0).T
+    _solve_transposed_(factor, moments)
+    by_loc, by_scale_tril = moments[..., 0], moments[..., 1:].tril()
+    diagonal = scale_tril[0].diagonal(dim1=-2, dim2=-1)
+    by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(count.unsqueeze(-1) / diagonal)
+    by_logits = count - logits[0].softmax(-1) * weight.sum()
+    found = (g.unsqueeze(0) for g in (by_logits, by_loc, by_scale_tril))
+    return *silenced(idle.all().unsqueeze(0), *found), *silenced(idle, by_value)
+
+
+def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
+    """Return the rows of `value` that are worked on one after the other."""
+    step = max(1, at_once(CHUNK, loc) // loc.shape[1])
+    return [slice(start, start + step) for start in range(0, len(value), step)]
+
+
+def _points_last(tensor: Tensor, rows: slice) -> Tensor:
+    """Return ``(..., n)`` of some rows of ``(N, ...)``; ``(..., 1)`` of a single one."""
+    part = tensor if len(tensor) == 1 else tensor[rows]
+    return part.flatten(1).T.contiguous().unflatten(0, part.shape[1:])
+
+
+def _solve_(scale_tril: Tensor, right: Tensor) -> None:
+    """Overwrite `right` ``(K, D, n)`` with ``L^-1 right`` for `scale_tril` ``(K, D, D, n or 1)``."""
+    if right.shape[1] > SMALL:
+        right.copy_(_solve(scale_tril.squeeze(-1), right))
+        return
+    limit = farthest(right.dtype)
+    for j in range(right.shape[1]):
+        right[:, j].div_(scale_tril[:, j, j]).clamp_(-limit, limit)
+        right[:, j + 1 :].addcmul_(scale_tril[:, j + 1 :, j], right[:, j : j + 1], value=-1)
+
+
+def _solve_transposed_(scale_tril: Tensor, right: Tensor) -> None:
+    """Overwrite `right` with ``L^-T right``, likewise."""
+    if right.shape[1] > SMALL:
+        right.copy_(_triangular(scale_tril.squeeze(-1).mT, right, upper=True))
+        return
+    for j in reversed(range(right.shape[1])):
+        right[:, j].div_(scale_tril[:, j, j])
+        right[:, :j].addcmul_(scale_tril[:, j, :j], right[:, j : j + 1], value=-1)
+
+
+def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-1 right`` for `right` ``(*, D, n)``; points too far end as :func:`farthest`."""
+    limit = farthest(right.dtype)
+    if right.shape[-2] == 1:
+        return (right / scale_tril).clamp_(-limit, limit)
+    solution = _triangular(scale_tril, right, upper=False)
+    if solution.is_cpu and solution.sum().isfinite():
+        return solution
+    sound = right.isfinite().all(-2, keepdim=True)
+    sound = sound & scale_tril.isfinite().flatten(-2).all(-1)[..., None, None]
+    return torch.where(sound, solution.nan_to_num(limit, limit, -limit), solution)
+
+
+def _triangular(scale_tril: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return the solution of a library, which copies less where the room for it is given."""
+    room = torch.empty_like(right, memory_format=torch.contiguous_format)
+    return torch.linalg.solve_triangular(scale_tril, right, upper=upper, out=room)
+
+
+class _ByRows(torch.autograd.Function):
+    """The same for parameters of each point's own, by a library's triangular solver."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
         diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-        whitened = _solve(scale_tril, value.unsqueeze(-2) - loc)  # (*, K, D)
+        whitened = _solve(scale_tril, (value.unsqueeze(-2) - loc).unsqueeze(-1)).squeeze(-1)  # (N, K, D)
         share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
-            pull = _solve_transposed(scale_tril, whitened)  # the derivative by the means
             responsibility = exp_or_zero_(share.sub_(total.clamp_min(torch.finfo(total.dtype).min)))
-            ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened, pull)
+            ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened)
         return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
 
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, responsibility, whitened, pull = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(weights[0]):
-            return plain_gradient(mixture_log_density, inputs, weights[0])
+        weight = weights[0]
+        *inputs, responsibility, whitened = ctx.saved_tensors
+        if torch.is_grad_enabled() or batched(weight):
+            return plain_gradient(mixture_log_density, inputs, weight)
         logits, _, scale_tril, _ = inputs
-        weight = weights[0].unsqueeze(-1)  # (*, 1)
-        share = responsibility * weight
-        by_logits = share - logits.softmax(-1) * weight
-        by_loc = pull * share.unsqueeze(-1)
+        size = scale_tril.shape[-1]
+        share = responsibility * weight.unsqueeze(-1)
+        by_logits = share - logits.softmax(-1) * weight.unsqueeze(-1)
+        right = (whitened * share.unsqueeze(-1)).unsqueeze(-1)
+        if size > 1:
+            right = _triangular(scale_tril.mT, right, upper=True)
+        else:
+            right = right / scale_tril
+        by_loc = right.squeeze(-1)
         by_scale_tril = None
         if ctx.needs_input_grad[2]:
-            by_scale_tril = (by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)).tril_()
+            by_scale_tril = by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)
+            if size > 1:
+                by_scale_tril.tril_()
             diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
             by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
-        return silenced(weights[0] == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
-
-
-def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``, which may be overwritten."""
-    size, limit = right.shape[-1], farthest(right.dtype)
-    if size > SMALL:
-        return _solve_many(scale_tril, right)
-    for j in range(size):
-        right[..., j].div_(scale_tril[..., j, j]).clamp_(-limit, limit)
-        right[..., j + 1 :].addcmul_(scale_tril[..., j + 1 :, j], right[..., j : j + 1], value=-1)
-    return right
-
-
-def _solve_many(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Do the same by a library, which lets a point that is too far away end in NaN."""
-    right = right.unsqueeze(-1)
-    column: Tensor = torch.linalg.solve_triangular(scale_tril, right, upper=False).squeeze(-1)
-    if column.is_cpu and column.isfinite().all():
-        return column
-    sound = right.isfinite().flatten(-2).all(-1) & scale_tril.isfinite().flatten(-2).all(-1)
-    limit = farthest(right.dtype)
-    return torch.where(sound.unsqueeze(-1), column.nan_to_num(limit, limit, -limit), column)
-
-
-def _solve_transposed(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-T right`` for `right` of shape ``(*, K, D)``."""
-    size = right.shape[-1]
-    if size > SMALL:
-        column: Tensor = torch.linalg.solve_triangular(
-            scale_tril.mT, right.unsqueeze(-1), upper=True
-        )
-        return column.squeeze(-1)
-    solution = right.clone()
-    for j in reversed(range(size)):
-        solution[..., j] /= scale_tril[..., j, j]
-        solution[..., :j].addcmul_(scale_tril[..., j, :j], solution[..., j : j + 1], value=-1)
-    return solution
+        return silenced(weight == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
