@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd.forward_ad import unpack_dual
 from torch.distributions.utils import lazy_property
 from torch.overrides import handle_torch_function, has_torch_function
@@ -56,6 +57,21 @@ def batched(gradient: Tensor) -> bool:
     Such a backward pass takes but plain operations.
     """
     return torch._C._functorch.is_legacy_batchedtensor(gradient)
+
+
+def nested_forward() -> bool:
+    """Tell whether a forward derivative is being taken of a forward derivative.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> x = torch.ones(1)
+        >>> nested_forward(), torch.func.jvp(lambda x: x * nested_forward(), (x,), (x,))[0]
+        (False, tensor([0.]))
+    """
+    levels = [level.key() for level in get_interpreter_stack() or []]
+    return levels.count(TransformType.Jvp) > 1
 
 
 def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -14,7 +14,7 @@ from torch.special import ndtri
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
-from mdn_dist import rosenblatt as rosenblatt_module
+from mdn_dist._maths import rosenblatt as rosenblatt_module
 from mdn_dist._maths.rosenblatt import inverse_rosenblatt, rosenblatt
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 6])

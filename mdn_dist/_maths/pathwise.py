@@ -1,0 +1,341 @@
+r"""Exact gradients of a mixture's points, by implicit differentiation.
+
+A point :math:`x` whose transform :math:`u`, see :mod:`mdn_dist._maths.rosenblatt`, stays where it
+is while the parameters :math:`\theta` move has the derivative
+:math:`-(\partial u / \partial x)^{-1} \, \partial u / \partial \theta`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import erfc, erfcx
+
+from mdn_dist._maths.density import posterior, whiten
+from mdn_dist._maths.floats import at_once, exp_or_zero_
+from mdn_dist._torch import batched, nested_forward, overridable, traced, tracing
+
+CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
+NEAR = 32.0  # half squared distance, on top of the coordinates' number: of no draw in a lifetime
+SMALLEST_TAIL = 1e-25
+
+
+class Conditional(NamedTuple):
+    """One coordinate of a point given those before it, ``(*, K)``, and its density, ``(*)``."""
+
+    log_weight: Tensor  # of the components, normalised, before the coordinate is known
+    scale: Tensor
+    whitened: Tensor
+    log_share: Tensor  # the log weights afterwards, normalised
+    log_density: Tensor
+
+
+def conditionals(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor
+) -> list[Conditional]:
+    """Return every coordinate of `value`, ``(*, D)``, given those before it."""
+    found: list[Conditional] = []
+    for x in value.split(1, -1):
+        log_weight = found[-1].log_share if found else logits.log_softmax(-1)
+        mean, scale = next_coordinate(loc, scale_tril, [c.whitened for c in found])
+        found.append(condition(log_weight, mean, scale, x))
+    return found
+
+
+def next_coordinate(
+    loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return mean and scale ``(*, K)`` of the next coordinate given the whitened ones before it."""
+    d = len(whitened)
+    known = sum(scale_tril[..., d, j] * y for j, y in enumerate(whitened))
+    return loc[..., d] + known, scale_tril[..., d, d]
+
+
+def condition(log_weight: Tensor, mean: Tensor, scale: Tensor, x: Tensor) -> Conditional:
+    """Return what the coordinate `x`, ``(*, 1)``, is and tells."""
+    mean, scale = mean.unsqueeze(-1), scale[..., None, None]
+    whitened = whiten(mean, scale, x)
+    log_share, log_density = posterior(log_weight, mean, scale, whitened)
+    return Conditional(log_weight, scale[..., 0, 0], whitened.squeeze(-1), log_share, log_density)
+
+
+@overridable
+def attach(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, uniform: Tensor
+) -> Tensor:
+    """Return `value` as a function of the parameters and of `uniform`, its transform."""
+    shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
+    each = (
+        logits.expand(*shape, -1),
+        loc.expand(*shape, -1, -1),
+        scale_tril.expand(*shape, -1, -1, -1),
+        uniform.expand(*shape, -1),
+        value.expand(*shape, -1),
+    )
+    tensors = [tensor.to(value.dtype) for tensor in each]
+    if tracing():  # what it saves can hold no Function
+        moved = [tensor - tensor.detach() for tensor in tensors[:4]]
+        at = [tensor.detach() for tensor in (*tensors[:3], value)]
+        return value + _push_forward(*at, *moved).nan_to_num(0)
+    kind = _Attach if torch.compiler.is_compiling() else _ForwardAttach
+    attached: Tensor = kind.apply(*tensors)  # type: ignore[no-untyped-call]
+    return attached
+
+
+class _Attach(torch.autograd.Function):
+    """A point ``(*, D)``, found before, as a function of ``logits, loc, scale_tril, uniform``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor,  # noqa: ARG004
+        loc: Tensor,  # noqa: ARG004
+        scale_tril: Tensor,  # noqa: ARG004
+        uniform: Tensor,  # noqa: ARG004
+        value: Tensor,
+    ) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # the output, not `value`: it moves with the parameters, for second derivatives
+        ctx.save_for_backward(*inputs[:3], output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, loc, scale_tril, value = ctx.saved_tensors
+        tensors = (logits, loc, scale_tril, value, gradients[0])
+        if torch.is_grad_enabled() or traced():
+            return (*_pull_back(*tensors), None)
+        if batched(gradients[0]):
+            return (*_transpose_push(*tensors), None)
+        return (*_pull_back_rows(*tensors), None)
+
+
+class _ForwardAttach(_Attach):
+    """The same with its forward derivative, which compilers do not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _Attach.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:3], output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        if nested_forward():
+            raise NotImplementedError(  # torch would take the inner derivative for a constant
+                "rsample and inverse_rosenblatt have no forward derivative of a forward one; "
+                "take one of the two backward, as jacfwd(jacrev(f))"
+            )
+        logits, loc, scale_tril, value = ctx.saved_tensors
+        uniform = torch.zeros_like(value)
+        moved = (
+            torch.zeros_like(like) if tangent is None else tangent
+            for tangent, like in zip(tangents[:4], (logits, loc, scale_tril, uniform), strict=True)
+        )
+        return _push_forward(logits, loc, scale_tril, value, *moved)
+
+
+def _pull_back(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Turn the gradient by points into those by ``logits, loc, scale_tril, uniform``."""
+    # each [..., d] and [..., i, j] contiguous in memory
+    loc = loc.movedim(-1, 0).contiguous().movedim(0, -1)
+    scale_tril = scale_tril.movedim((-2, -1), (0, 1)).contiguous().movedim((0, 1), (-2, -1))
+    each = conditionals(logits, loc, scale_tril, value)
+    by_weight, by_loc, by_factor, rates = _adjoint(
+        [row.unbind(-1) for row in scale_tril.unbind(-2)],
+        [c.whitened for c in each],
+        [c.log_share.exp() for c in each],
+        [_moved(c) for c in each],
+        gradient.split(1, -1),
+        -1,
+    )
+    zero = torch.zeros_like(by_weight)
+    square = [torch.stack([*row, *[zero] * (len(rates) - len(row))], -1) for row in by_factor]
+    density = torch.stack([c.log_density for c in each], -1)
+    by_uniform = torch.cat(rates, -1) * (-density).exp()
+    return by_weight, torch.stack(by_loc, -1), torch.stack(square, -2), by_uniform
+
+
+def _adjoint(
+    factor: Sequence[Sequence[Tensor]],  # by row and column, with the components along `axis`
+    whitened: Sequence[Tensor],
+    shares: Sequence[Tensor],
+    moved: Sequence[Tensor],
+    gradient: Sequence[Tensor],  # by the point's coordinates, with 1 along `axis`
+    axis: int,
+) -> tuple[Tensor, list[Tensor], list[list[Tensor]], list[Tensor]]:
+    r"""Return gradients by logits, means and factors, planes like those given, and the adjoint.
+
+    :math:`\lambda = -(\partial u / \partial x)^{-T} g` is found from the last coordinate to the
+    first, times the density of each: that alone never overflows.
+    """
+    size = len(whitened)
+    by_weight = gradient[-1] * -moved[-1]  # by the log weights of the later coordinates
+    by_loc = [gradient[-1] * shares[-1]]
+    by_factor = [[by_loc[0] * y for y in whitened]]
+    rates = [gradient[-1]]
+    for d in reversed(range(size - 1)):
+        y, scale = whitened[d], factor[d][d]
+        later = y * by_weight
+        for i, pulled in enumerate(by_loc, d + 1):
+            later = later.addcmul(factor[i][d], pulled, value=-1)
+        later = later / scale
+        rate = gradient[d] - later.sum(axis, keepdim=True)
+        by_mean = later.addcmul(rate, shares[d])
+        row = [by_mean * y for y in whitened[: d + 1]]
+        row[d] = row[d] - by_weight / scale
+        by_weight = by_weight.addcmul(rate, moved[d], value=-1)
+        by_loc, by_factor, rates = [by_mean, *by_loc], [row, *by_factor], [rate, *rates]
+    return by_weight, by_loc, by_factor, rates
+
+
+def _moved(coordinate: Conditional) -> Tensor:
+    r"""Return :math:`w_k (\Phi(y_k) - u) / f` for the density :math:`f`, ``(*, K)``.
+
+    Any constant may be taken from every :math:`\Phi`, since :math:`u` is their mean. With 0 where
+    :math:`u < 1/2` and 1 elsewhere, what is left is small where the density is. Beyond a
+    component's mean it is the component's own share of the density times Mills' ratio.
+    """
+    log_weight, scale, whitened, log_share, log_density = coordinate
+    weight, x = log_weight.exp(), whitened * -math.sqrt(0.5)
+    lower = (weight * erfc(x)).sum(-1, keepdim=True) < 1
+    side = torch.where(lower, 1.0, -1.0).to(x)
+    x = x * side
+    beyond = x > 0
+    mills = math.sqrt(math.pi / 2) * erfcx(x.clamp_min(0))
+    over_density = torch.where(beyond, 0.0, log_weight - log_density.unsqueeze(-1)).exp()
+    inside = over_density * erfc(x.clamp_max(0)) / 2
+    ratio = torch.where(beyond, log_share.exp() * scale * mills, inside)
+    return (ratio - weight * ratio.sum(-1, keepdim=True)) * side
+
+
+def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
+    """Return what :func:`_pull_back` finds for `tensors`, worked out a few rows at a time."""
+    shape = tensors[0].shape[:-1]
+    rows = [t.reshape(-1, *t.shape[len(shape) :]) for t in tensors]
+    whole = [t.new_empty(t.shape) for t in rows[:4]]
+    count = at_once(CHUNK, rows[0])
+    for chunk in zip(*(t.split(count) for t in (*rows, *whole)), strict=True):
+        found = _pull_back_near(*chunk[:5]) or _pull_back(*chunk[:5])
+        for part, gradient in zip(chunk[5:], found, strict=True):
+            part.flatten(1).copy_(gradient.flatten(1))
+    return [t.reshape(*shape, *t.shape[1:]) for t in whole]
+
+
+def _pull_back_near(*tensors: Tensor) -> tuple[Tensor, ...] | None:
+    """Return what :func:`_pull_back` finds for a few rows where all are near, sooner.
+
+    The components come first here and the rows last: the inner loops are long.
+    """
+    logits, loc, scale_tril, value, gradient = (_rows_last(t) for t in tensors)
+    factor = [row.unbind(1) for row in scale_tril.unbind(1)]
+    seen = _see_near(logits, loc, factor, value)
+    if seen is None:
+        return None
+    whitened, shares, moved, spread = seen
+    pull = gradient.unsqueeze(1).unbind(0)
+    by_weight, by_loc, by_factor, rates = _adjoint(factor, whitened, shares, moved, pull, 0)
+    by_scale_tril = torch.zeros_like(scale_tril)
+    for i, row in enumerate(by_factor):
+        for j, plane in enumerate(row):
+            by_scale_tril[:, i, j] = plane
+    by_uniform = torch.cat([r * s for r, s in zip(rates, spread, strict=True)])
+    found = (by_weight, torch.stack(by_loc, 1), by_scale_tril, by_uniform)
+    return tuple(t.flatten(0, -2).t() for t in found)
+
+
+def _rows_last(tensor: Tensor) -> Tensor:
+    """Move rows ``(N, ...)`` last in memory, by a copy of two axes, for which torch is quick."""
+    return tensor.flatten(1).t().contiguous().view(*tensor.shape[1:], len(tensor))
+
+
+def _see_near(
+    logits: Tensor,  # (K, N)
+    loc: Tensor,  # (K, D, N)
+    factor: Sequence[Sequence[Tensor]],  # (K, N), by row and column
+    value: Tensor,  # (D, N)
+) -> tuple[list[Tensor], ...] | None:
+    """Return of each coordinate what it whitens to, shares, moved, ``(K, N)``; 1 / f, ``(1, N)``.
+
+    None where a row is so far from its likely components that squared distances swallow what they
+    differ in, or so far out that its tail is among the smallest numbers. A draw never is.
+    """
+    log_share = logits.log_softmax(0)
+    share = log_share.exp()
+    distance = torch.zeros_like(share)
+    whitened, shares, moved, spread, far, tails = ([] for _ in range(6))  # type: ignore[var-annotated]
+    for d, row in enumerate(factor):
+        weight = share
+        y = value[d] - loc[:, d]
+        for known, along in zip(whitened, row, strict=False):
+            y.addcmul_(along, known, value=-1)
+        y.div_(row[d])
+        distance.addcmul_(y, y, value=0.5)
+        log_share.addcmul_(y, y, value=-0.5).sub_(row[d].log())
+        highest = log_share.amax(0, keepdim=True)
+        share = exp_or_zero_(log_share.sub_(highest).clone())
+        total = share.sum(0, keepdim=True)
+        share.div_(total)
+        log_share.sub_(total.log())
+        far.append((share * distance).sum(0))
+        spread.append((-highest).exp().div_(total).mul_(math.sqrt(2 * math.pi)))
+        # the tail is not the larger one by far, which this tells without the cost of either
+        above = (weight * y.clamp(-1, 1)).sum(0, keepdim=True) > 0
+        side = torch.where(above, -1.0, 1.0).to(y)
+        twice = erfc(y * (side * -math.sqrt(0.5))).mul_(weight)
+        tails.append(twice.sum(0, keepdim=True))
+        rate = spread[-1] * side / 2
+        moved.append(twice.addcmul_(weight, tails[-1], value=-1).mul_(rate))
+        whitened.append(y)
+        shares.append(share)
+    near = torch.stack(far).amax(0) <= NEAR + len(factor)
+    near &= torch.cat(tails).amin(0) > SMALLEST_TAIL
+    near &= torch.cat(spread).isfinite().all(0)
+    return (whitened, shares, moved, spread) if near.all() else None
+
+
+def _push_forward(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, *moved: Tensor
+) -> Tensor:
+    r"""Return how far a point ``(*, D)`` moves as ``logits, loc, scale_tril, uniform`` move.
+
+    With :math:`f` the density of a coordinate, :math:`w_k` the weights before it and
+    :math:`\gamma_k` those after it, a dot for what moves,
+
+    .. math:: \dot x = \dot u / f + \sum_k \gamma_k (\dot m_k + y_k \dot s_k)
+       - \sum_k \dot{\log w_k} \, w_k (\Phi(y_k) - u) / f.
+    """
+    by_weight, by_loc, by_factor, by_uniform = moved
+    steps: list[Tensor] = []
+    whitened: list[Tensor] = []  # and how they move
+    pulled: list[Tensor] = []
+    for d, c in enumerate(conditionals(logits, loc, scale_tril, value)):
+        by_mean = by_loc[..., d]
+        for j in range(d):
+            by_mean = by_mean + by_factor[..., d, j] * whitened[j]
+            by_mean = by_mean + scale_tril[..., d, j] * pulled[j]
+        by_scale = by_factor[..., d, d]
+        at_rest = by_mean + c.whitened * by_scale
+        step = (c.log_share.exp() * at_rest - by_weight * _moved(c)).sum(-1)
+        steps.append(step + by_uniform[..., d] * (-c.log_density).exp())
+        whitened.append(c.whitened)
+        pulled.append((steps[-1].unsqueeze(-1) - at_rest) / c.scale)
+        by_weight = by_weight - by_scale / c.scale - c.whitened * pulled[-1]
+    return torch.stack(steps, -1)
+
+
+def _transpose_push(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Return what :func:`_pull_back` finds, by the operations of a plain backward pass."""
+    like = (logits, loc, scale_tril, value)
+    with torch.enable_grad():
+        moved = [torch.zeros_like(t).requires_grad_() for t in like]
+        step = _push_forward(*(t.detach() for t in like), *moved)
+    return torch.autograd.grad(step, moved, gradient)
