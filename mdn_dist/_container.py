@@ -333,7 +333,10 @@ class BatchDistribution(Container, TorchDistributionMixin):
 def only_kept(mask: Tensor, parameter: Tensor, dimensions: int, neutral: float) -> Tensor:
     """Return a parameter ``(*, ...)``, `neutral` where no point of `mask` needs it."""
     batch = parameter.shape[: parameter.dim() - dimensions]
-    needed = mask if mask.shape == batch else mask.long().sum_to_size(batch) > 0
+    if tracing():
+        needed = mask
+    else:
+        needed = mask if mask.shape == batch else mask.long().sum_to_size(batch) > 0
     return torch.where(needed[(..., *[None] * dimensions)], parameter, neutral)
 
 

@@ -6,7 +6,8 @@ from cases import CASES, generator, normal, output_size
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution, modes
+from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
+from mdn_dist._maths import modes
 
 # torch.compile makes one of its own and hides what that warns of, unless warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

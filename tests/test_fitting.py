@@ -587,7 +587,7 @@ FLAGGED = torch.zeros(4, 3)
 @pytest.mark.parametrize(
     ("strokes", "arguments", "error", "match"),
     [
-        (FLAGGED, {"pen": None}, ValueError, "GaussianMixture has none"),
+        (FLAGGED, {"pen": None}, ValueError, "one_hot' or a class of pens, got None"),
         (FLAGGED, {"pen": "one_hot"}, ValueError, r"must end in 5 values, got shape \(4, 3\)"),
         (FLAGGED, {"event_size": 3}, ValueError, r"must end in 4 values, got shape \(4, 3\)"),
         (FLAGGED + 0.5, {}, ValueError, r"pen in strokes must be 0 or 1, .*got 0.5"),

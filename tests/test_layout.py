@@ -39,6 +39,7 @@ MATHS = [
     "parameters",
     "density",
     "draw",
+    "pathwise",
     "rosenblatt",
     "algebra",
     "modes",

@@ -506,7 +506,7 @@ ARGUMENTS = {
     "bounds": ((1e-3, 10), TypeError, r"bounds must be Bounds\(...\) or None, got \(0.001, 10\)"),
     "clip_outputs": (math.nan, ValueError, "clip_outputs must be positive or None, got nan"),
     "clip_lstm": (-1, ValueError, "clip_lstm must be positive or None, got -1"),
-    "pen": (["x"], ValueError, "pen must be 'bernoulli', 'one_hot' or None"),
+    "pen": (["x"], ValueError, "pen must be 'bernoulli', 'one_hot' or a class of pens"),
 }
 
 

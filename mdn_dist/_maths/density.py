@@ -148,9 +148,7 @@ class _ByPlanes(torch.autograd.Function):
             to = rows if kept else slice(len(value[rows]))
             factor = _points_last(scale_tril, rows)
             diagonal = factor.diagonal(dim1=1, dim2=2)  # (K, n, D)
-            y = torch.sub(
-                _points_last(value, rows), _points_last(loc, rows), out=whitened[..., to]
-            )
+            y = torch.sub(_points_last(value, rows), _points_last(loc, rows), out=whitened[..., to])
             _solve_(factor, y)
             log_weight = _points_last(logits, rows).log_softmax(0) - diagonal.log().sum(-1)
             share = responsibility[:, to].copy_(log_weight)
@@ -249,7 +247,7 @@ def _points_last(tensor: Tensor, rows: slice) -> Tensor:
 
 
 def _solve_(scale_tril: Tensor, right: Tensor) -> None:
-    """Overwrite `right` ``(K, D, n)`` with ``L^-1 right`` for `scale_tril` ``(K, D, D, n or 1)``."""
+    """Overwrite `right` ``(K, D, n)`` with ``L^-1 right`` for factors ``(K, D, D, n or 1)``."""
     if right.shape[1] > SMALL:
         right.copy_(_solve(scale_tril.squeeze(-1), right))
         return
@@ -294,7 +292,8 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
         diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-        whitened = _solve(scale_tril, (value.unsqueeze(-2) - loc).unsqueeze(-1)).squeeze(-1)  # (N, K, D)
+        difference = value.unsqueeze(-2) - loc  # (N, K, D)
+        whitened = _solve(scale_tril, difference.unsqueeze(-1)).squeeze(-1)
         share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
@@ -313,10 +312,7 @@ class _ByRows(torch.autograd.Function):
         share = responsibility * weight.unsqueeze(-1)
         by_logits = share - logits.softmax(-1) * weight.unsqueeze(-1)
         right = (whitened * share.unsqueeze(-1)).unsqueeze(-1)
-        if size > 1:
-            right = _triangular(scale_tril.mT, right, upper=True)
-        else:
-            right = right / scale_tril
+        right = _triangular(scale_tril.mT, right, upper=True) if size > 1 else right / scale_tril
         by_loc = right.squeeze(-1)
         by_scale_tril = None
         if ctx.needs_input_grad[2]:
