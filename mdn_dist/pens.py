@@ -117,11 +117,10 @@ class Pen(Container):
         return self._map(lambda p, n: p.expand(shape + p.shape[p.dim() - n :]))
 
     def _settle(self) -> None:
-        self._batch_shape = Size()
-        if isinstance(self.logits, Tensor):
-            shape = self.logits.shape
-            split = len(shape) - self._parts["logits"]
-            self._batch_shape, self._event_shape = shape[:split], shape[split:]
+        shape = getattr(self.logits, "shape", Size())
+        split = len(shape) - self._parts["logits"]
+        self._batch_shape = shape[:split]
+        self.__dict__.setdefault("_event_shape", shape[split:])
 
 
 class BernoulliPen(Pen, Bernoulli):
