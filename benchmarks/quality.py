@@ -119,15 +119,14 @@ class Strokes(NamedTuple):
     held_out: Tensor
 
 
-@cache
-def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
-    """Reads drawings, takes them off their lattice, splits by drawer, normalises and cuts.
+def read(path: Path, drawers: int) -> dict[bool, list[tuple[str, Tensor]]]:
+    """Reads drawings with their drawers, off their lattice, split by whether they are held out.
 
     Pixels would give a density no bound: every position moves by uniform noise as wide as its
-    drawing's smallest step. Draws are the same for every seed and arm.
+    drawing's smallest step.
     """
     generator = torch.Generator().manual_seed(0)
-    split: dict[bool, list[Tensor]] = {True: [], False: []}
+    split: dict[bool, list[tuple[str, Tensor]]] = {True: [], False: []}
     corpus = data.read(path)
     names = sorted({drawing.writer for drawing in corpus} - {""})
     if len(names) <= drawers:
@@ -144,7 +143,21 @@ def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
         if steps.any():
             step = steps[steps > 0].min().item()
             points = data.dequantize(drawing.points, step, generator)
-            split[drawing.writer in held].append(points)
+            split[drawing.writer in held].append((drawing.writer, points))
+    return split
+
+
+@cache
+def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
+    """Reads and splits drawings, normalises and cuts; the same for every seed and arm."""
+    split = {part: [points for _, points in each] for part, each in read(path, drawers).items()}
+    train, held_out = windows(split, path, window)
+    factor = torch.tensor([scale, scale, 1.0])
+    return Strokes(train * factor, held_out * factor)
+
+
+def windows(split: dict[bool, list[Tensor]], path: Path, window: int) -> Strokes:
+    """Normalises drawings by those to train on, and cuts them."""
     for part, drawings in split.items():
         if not any(len(points) > window for points in drawings):
             what = "held out" if part else "to train on"
@@ -154,8 +167,7 @@ def load(path: Path, drawers: int, window: int, scale: float = 1.0) -> Strokes:
         cut([normalization.normalize(points) for points in split[part]], window)
         for part in (False, True)
     )
-    factor = torch.tensor([scale, scale, 1.0])
-    return Strokes(train * factor, held_out * factor)
+    return Strokes(train, held_out)
 
 
 def cut(drawings: list[Tensor], window: int) -> Tensor:
@@ -191,9 +203,9 @@ def exact_nats(outputs: Tensor, points: Tensor, output_map: OutputMap) -> Tensor
 class Ours(nn.Module):
     """Our network, scored by the distribution that it returns."""
 
-    def __init__(self, hidden_size: int, arm: Arm) -> None:
+    def __init__(self, hidden_size: int, arm: Arm, layers: int = 1) -> None:
         super().__init__()
-        network = PredictionNetwork(hidden_size, 1, COMPONENTS, **arm.network)
+        network = PredictionNetwork(hidden_size, layers, COMPONENTS, **arm.network)
         self.network, self.lstm, self.linear = network, network.layers[0], network.head.linear
         self.output_map = network.head.output_map
 
@@ -396,8 +408,8 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # one process is enough to say so
 
 
-def earlier_runs(path: Path, common: dict) -> list[dict]:
-    """Reads the runs of a file, which must have these settings in common."""
+def earlier_runs(path: Path, common: dict, **more: type) -> list[dict]:
+    """Reads the runs of a file, which must have these settings in common, and may tell more."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -411,6 +423,7 @@ def earlier_runs(path: Path, common: dict) -> list[dict]:
     if saved.get("settings") != common:
         raise Refusal(f"{path} holds runs with other settings: {saved.get('settings')}")
     kinds = {"arm": str, "seed": int, "score": float, "seconds": float, "failed_at": int | None}
+    kinds |= more
     for made in saved["runs"]:
         if not isinstance(made, dict) or not all(
             isinstance(made.get(name, ...), kind) for name, kind in kinds.items()

@@ -23,6 +23,7 @@ OUTSIDE = {
     "--window": ["0", "10001"],
     "--drawers": ["0", "1000001"],
     "--scale": ["0", "1e7"],
+    "--layers": ["0", "101"],
     "--jobs": ["0", "257"],
     "--repeats": ["0", "10001"],
     "--threads": ["0", "1025"],
@@ -93,14 +94,14 @@ def archive(path, drawers=3, points=9):
     return path
 
 
-@pytest.mark.parametrize("name", ["quality", "speed"])
+@pytest.mark.parametrize("name", ["clipping", "quality", "speed"])
 def test_every_number_has_limits(name, run, refused, tmp_path):
     status, out, _ = run(name, "--help")
     assert status == 0
     options = set(re.findall(r"--[a-z-]+", out[out.index("options:") :]))
     numbers = options - {"--help", "--data", "--out", "--arms", "--only", "--json", "--growth"}
     assert numbers <= OUTSIDE.keys()
-    paths = ["--data", tmp_path, "--out", tmp_path / "out"] if name == "quality" else []
+    paths = ["--data", tmp_path, "--out", tmp_path / "out"] if name != "speed" else []
     for option in sorted(numbers):
         for value in OUTSIDE[option] + NO_NUMBERS:
             assert f"argument {option}: expected " in refused(name, *paths, f"{option}={value}")
