@@ -103,7 +103,7 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
     shape = torch.broadcast_shapes(logits.shape[:-1], value.shape[:-1])
     dtype = torch.promote_types(logits.dtype, value.dtype)
     batches = [p.shape[:-n] for n, p in enumerate(parameters, 1)]
-    shared = all(map(_repeats, parameters, batches))
+    shared = shape.numel() != 1 and all(map(_repeats, parameters, batches))
     rows = [
         (p[(0,) * len(batch)].unsqueeze(0) if shared else _flat(p, batch, shape)).to(dtype)
         for p, batch in zip(parameters, batches, strict=True)
@@ -141,7 +141,7 @@ class _ByPlanes(torch.autograd.Function):
         log_prob = value.new_empty(len(value))
         kept = any(ctx.needs_input_grad)
         chunks = _chunks(loc, value)
-        room = len(value) if kept or not chunks else chunks[0].stop
+        room = len(value) if kept else chunks[0].stop if chunks else 0
         whitened = value.new_empty(components, size, room)
         responsibility = value.new_empty(components, room)
         for rows in chunks:
@@ -170,7 +170,7 @@ class _ByPlanes(torch.autograd.Function):
         *inputs, responsibility, whitened = ctx.saved_tensors
         if torch.is_grad_enabled() or batched(weight):
             return plain_gradient(mixture_log_density, inputs, weight)
-        gradient = _shared_gradient if len(inputs[0]) == 1 else _own_gradient
+        gradient = _own_gradient if len(inputs[0]) == len(weight) else _shared_gradient
         return gradient(inputs, weight, responsibility, whitened, ctx.needs_input_grad)
 
 
@@ -236,8 +236,8 @@ def _shared_gradient(
 
 def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
     """Return the rows of `value` that are worked on one after the other."""
-    step = max(1, at_once(CHUNK, loc) // loc.shape[1])
-    return [slice(start, start + step) for start in range(0, len(value), step)]
+    count, step = len(value), max(1, at_once(CHUNK, loc) // loc.shape[1])
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _points_last(tensor: Tensor, rows: slice) -> Tensor:
@@ -253,8 +253,9 @@ def _solve_(scale_tril: Tensor, right: Tensor) -> None:
         return
     limit = farthest(right.dtype)
     for j in range(right.shape[1]):
+        if j > 0:
+            right[:, j:].addcmul_(scale_tril[:, j:, j - 1], right[:, j - 1 : j], value=-1)
         right[:, j].div_(scale_tril[:, j, j]).clamp_(-limit, limit)
-        right[:, j + 1 :].addcmul_(scale_tril[:, j + 1 :, j], right[:, j : j + 1], value=-1)
 
 
 def _solve_transposed_(scale_tril: Tensor, right: Tensor) -> None:
@@ -264,7 +265,8 @@ def _solve_transposed_(scale_tril: Tensor, right: Tensor) -> None:
         return
     for j in reversed(range(right.shape[1])):
         right[:, j].div_(scale_tril[:, j, j])
-        right[:, :j].addcmul_(scale_tril[:, j, :j], right[:, j : j + 1], value=-1)
+        if j > 0:
+            right[:, :j].addcmul_(scale_tril[:, j, :j], right[:, j : j + 1], value=-1)
 
 
 def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
