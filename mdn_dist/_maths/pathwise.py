@@ -147,19 +147,26 @@ def _pull_back(
     loc = loc.movedim(-1, 0).contiguous().movedim(0, -1)
     scale_tril = scale_tril.movedim((-2, -1), (0, 1)).contiguous().movedim((0, 1), (-2, -1))
     each = conditionals(logits, loc, scale_tril, value)
-    by_weight, by_loc, by_factor, rates = _adjoint(
+    whitened = [c.whitened for c in each]
+    by_weight, by_loc, rates = _adjoint(
         [row.unbind(-1) for row in scale_tril.unbind(-2)],
-        [c.whitened for c in each],
+        whitened,
         [c.log_share.exp() for c in each],
         [_moved(c) for c in each],
+        [1.0] * len(each),
         gradient.split(1, -1),
         -1,
     )
-    zero = torch.zeros_like(by_weight)
-    square = [torch.stack([*row, *[zero] * (len(rates) - len(row))], -1) for row in by_factor]
+    zero = torch.zeros_like(by_loc[0])
+    rows: list[Tensor] = []
+    for d, c in enumerate(each):
+        row = [by_loc[d] * y for y in whitened[: d + 1]]
+        if by_weight[d + 1 :]:
+            row[d] = row[d] - by_weight[d + 1] / c.scale
+        rows.append(torch.stack([*row, *[zero] * (len(each) - d - 1)], -1))
     density = torch.stack([c.log_density for c in each], -1)
     by_uniform = torch.cat(rates, -1) * (-density).exp()
-    return by_weight, torch.stack(by_loc, -1), torch.stack(square, -2), by_uniform
+    return by_weight[0], torch.stack(by_loc, -1), torch.stack(rows, -2), by_uniform
 
 
 def _adjoint(
@@ -167,32 +174,28 @@ def _adjoint(
     whitened: Sequence[Tensor],
     shares: Sequence[Tensor],
     moved: Sequence[Tensor],
+    unit: Sequence[Tensor | float],  # of what moved, with 1 along `axis`
     gradient: Sequence[Tensor],  # by the point's coordinates, with 1 along `axis`
     axis: int,
-) -> tuple[Tensor, list[Tensor], list[list[Tensor]], list[Tensor]]:
-    r"""Return gradients by logits, means and factors, planes like those given, and the adjoint.
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    r"""Return gradients by each coordinate's log weights and means, and the adjoint.
 
     :math:`\lambda = -(\partial u / \partial x)^{-T} g` is found from the last coordinate to the
     first, times the density of each: that alone never overflows.
     """
-    size = len(whitened)
-    by_weight = gradient[-1] * -moved[-1]  # by the log weights of the later coordinates
-    by_loc = [gradient[-1] * shares[-1]]
-    by_factor = [[by_loc[0] * y for y in whitened]]
     rates = [gradient[-1]]
-    for d in reversed(range(size - 1)):
-        y, scale = whitened[d], factor[d][d]
-        later = y * by_weight
+    by_loc = [rates[0] * shares[-1]]
+    by_weight = [-rates[0] * unit[-1] * moved[-1]]
+    for d in reversed(range(len(whitened) - 1)):
+        later = whitened[d] * by_weight[0]
         for i, pulled in enumerate(by_loc, d + 1):
             later = later.addcmul(factor[i][d], pulled, value=-1)
-        later = later / scale
+        later = later / factor[d][d]
         rate = gradient[d] - later.sum(axis, keepdim=True)
-        by_mean = later.addcmul(rate, shares[d])
-        row = [by_mean * y for y in whitened[: d + 1]]
-        row[d] = row[d] - by_weight / scale
-        by_weight = by_weight.addcmul(rate, moved[d], value=-1)
-        by_loc, by_factor, rates = [by_mean, *by_loc], [row, *by_factor], [rate, *rates]
-    return by_weight, by_loc, by_factor, rates
+        by_loc = [later.addcmul(rate, shares[d]), *by_loc]
+        by_weight = [by_weight[0].addcmul(rate * unit[d], moved[d], value=-1), *by_weight]
+        rates = [rate, *rates]
+    return by_weight, by_loc, rates
 
 
 def _moved(coordinate: Conditional) -> Tensor:
@@ -238,15 +241,16 @@ def _pull_back_near(*tensors: Tensor) -> tuple[Tensor, ...] | None:
     seen = _see_near(logits, loc, factor, value)
     if seen is None:
         return None
-    whitened, shares, moved, spread = seen
+    whitened, shares, moved, unit, spread = seen
     pull = gradient.unsqueeze(1).unbind(0)
-    by_weight, by_loc, by_factor, rates = _adjoint(factor, whitened, shares, moved, pull, 0)
+    by_weight, by_loc, rates = _adjoint(factor, whitened.unbind(1), shares, moved, unit, pull, 0)
     by_scale_tril = torch.zeros_like(scale_tril)
-    for i, row in enumerate(by_factor):
-        for j, plane in enumerate(row):
-            by_scale_tril[:, i, j] = plane
+    for d, by_mean in enumerate(by_loc):
+        torch.mul(by_mean.unsqueeze(1), whitened[:, : d + 1], out=by_scale_tril[:, d, : d + 1])
+        if by_weight[d + 1 :]:
+            by_scale_tril[:, d, d].addcdiv_(by_weight[d + 1], factor[d][d], value=-1)
     by_uniform = torch.cat([r * s for r, s in zip(rates, spread, strict=True)])
-    found = (by_weight, torch.stack(by_loc, 1), by_scale_tril, by_uniform)
+    found = (by_weight[0], torch.stack(by_loc, 1), by_scale_tril, by_uniform)
     return tuple(t.flatten(0, -2).t() for t in found)
 
 
@@ -260,44 +264,42 @@ def _see_near(
     loc: Tensor,  # (K, D, N)
     factor: Sequence[Sequence[Tensor]],  # (K, N), by row and column
     value: Tensor,  # (D, N)
-) -> tuple[list[Tensor], ...] | None:
-    """Return of each coordinate what it whitens to, shares, moved, ``(K, N)``; 1 / f, ``(1, N)``.
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]] | None:
+    """Return whitened points ``(K, D, N)``; by coordinate shares, what moved, its unit, 1 / f.
 
     None where a row is so far from its likely components that squared distances swallow what they
     differ in, or so far out that its tail is among the smallest numbers. A draw never is.
     """
     log_share = logits.log_softmax(0)
     share = log_share.exp()
-    distance = torch.zeros_like(share)
-    whitened, shares, moved, spread, far, tails = ([] for _ in range(6))  # type: ignore[var-annotated]
-    for d, row in enumerate(factor):
-        weight = share
-        y = value[d] - loc[:, d]
-        for known, along in zip(whitened, row, strict=False):
-            y.addcmul_(along, known, value=-1)
+    whitened = value - loc
+    shares: list[Tensor] = []
+    moved: list[Tensor] = []
+    unit: list[Tensor] = []  # (1, N)
+    spread: list[Tensor] = []
+    tails: list[Tensor] = []
+    for d, (y, row) in enumerate(zip(whitened.unbind(1), factor, strict=True)):
+        for j in range(d):
+            y.addcmul_(row[j], whitened[:, j], value=-1)
         y.div_(row[d])
-        distance.addcmul_(y, y, value=0.5)
+        # the tail is not the larger one by far, which this tells without the cost of either
+        above = share.mul(y.clamp(-1, 1)).sum(0, keepdim=True) > 0
+        side = torch.where(above, -1.0, 1.0).to(y)
+        tail = erfc(y * (side * -math.sqrt(0.5))).mul_(share)
+        tails.append(tail.sum(0, keepdim=True))
+        moved.append(tail.addcmul_(share, tails[-1], value=-1))
         log_share.addcmul_(y, y, value=-0.5).sub_(row[d].log())
         highest = log_share.amax(0, keepdim=True)
-        share = exp_or_zero_(log_share.sub_(highest).clone())
+        share = exp_or_zero_(log_share - highest)
         total = share.sum(0, keepdim=True)
-        share.div_(total)
-        log_share.sub_(total.log())
-        far.append((share * distance).sum(0))
+        shares.append(share.div_(total))
+        log_share.sub_(highest + total.log())
         spread.append((-highest).exp().div_(total).mul_(math.sqrt(2 * math.pi)))
-        # the tail is not the larger one by far, which this tells without the cost of either
-        above = (weight * y.clamp(-1, 1)).sum(0, keepdim=True) > 0
-        side = torch.where(above, -1.0, 1.0).to(y)
-        twice = erfc(y * (side * -math.sqrt(0.5))).mul_(weight)
-        tails.append(twice.sum(0, keepdim=True))
-        rate = spread[-1] * side / 2
-        moved.append(twice.addcmul_(weight, tails[-1], value=-1).mul_(rate))
-        whitened.append(y)
-        shares.append(share)
-    near = torch.stack(far).amax(0) <= NEAR + len(factor)
-    near &= torch.cat(tails).amin(0) > SMALLEST_TAIL
+        unit.append(spread[-1] * side / 2)
+    far = whitened.square().sum(1).mul_(share).sum(0) / 2
+    near = (far <= NEAR + len(factor)) & (torch.cat(tails).amin(0) > SMALLEST_TAIL)
     near &= torch.cat(spread).isfinite().all(0)
-    return (whitened, shares, moved, spread) if near.all() else None
+    return (whitened, shares, moved, unit, spread) if near.all() else None
 
 
 def _push_forward(
