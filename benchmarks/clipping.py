@@ -32,7 +32,7 @@ from options import Parser, claimed, errors_in_one_line, within, writable, write
 from torch import Tensor, nn
 
 from mdn_dist import StrokeDistribution, networks
-from mdn_dist.functional import clip_gradient
+from mdn_dist._maths.gradients import clip_gradient
 
 LIMIT = 10.0  # the paper's
 ARMS = {"with": LIMIT, "without": None}

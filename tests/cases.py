@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import OneHotCategorical as PyroOneHotCategorical
 from scipy import stats
 from torch.distributions import (
     Bernoulli,
@@ -13,8 +14,10 @@ from torch.distributions import (
     MultivariateNormal,
     OneHotCategorical,
 )
+from torch.distributions.utils import lazy_property
 
 from mdn_dist import GaussianMixture, StrokeDistribution
+from mdn_dist.pens import Pen
 
 K = 3
 PEN_SIZE = {None: 0, "bernoulli": 1, "one_hot": 3}
@@ -39,22 +42,66 @@ def mixture_parameters(batch=(), size=2, components=K, scale=1.0, seed=0):
     )
 
 
-def output_size(components=K, size=2, pen="bernoulli"):
-    return PEN_SIZE[pen] + components * (1 + 2 * size + size * (size - 1) // 2)
+class ToolPen(Pen, PyroOneHotCategorical):
+    """One of five tools: a kind of pen that the library does not know."""
+
+    size = 5
+    sign = -1
+    valid_values = "a single 1 among five"
+    logits = None
+    _parts = {"logits": 1}  # noqa: RUF012
+    _derived = ("_categorical",)
+
+    @lazy_property
+    def _categorical(self):
+        return Categorical(logits=self.logits, validate_args=False)
+
+    @staticmethod
+    def score(logits, value):
+        return (logits.log_softmax(-1) * value).sum(-1)
+
+    @staticmethod
+    def draw(logits, generator):
+        uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+        index = (logits - (-uniform.log()).log()).argmax(-1)  # Gumbel's way
+        return torch.nn.functional.one_hot(index, 5).to(logits)
+
+    @staticmethod
+    def likeliest(logits):
+        return torch.nn.functional.one_hot(logits.argmax(-1), 5).to(logits)
+
+    @staticmethod
+    def valid(value):
+        return ((value == 0) | (value == 1)) & (value.sum(-1, keepdim=True) == 1)
+
+    @staticmethod
+    def log_odds(value):
+        return (value.mean(0) + 0.01).log()
 
 
-def parameters_of_outputs(outputs, components, size, pen):
+def output_size(components=K, size=2, pen="bernoulli", covariance="full", states=None):
+    pairs = size * (size - 1) // 2 if covariance == "full" else 0
+    scales = 1 if covariance == "spherical" else size
+    return (states or PEN_SIZE[pen]) + components * (1 + size + scales + pairs)
+
+
+def parameters_of_outputs(outputs, components, size, pen, covariance="full", states=None):
     """Pen logits, logits, loc and scale_tril by the documented order and the exact maps."""
     columns = iter(outputs.unbind(-1))
 
     def take(count):
         return [next(columns) for _ in range(count)]
 
-    pen_logits = take(PEN_SIZE[pen])
+    pen_logits = take(states or PEN_SIZE[pen])
     logits = take(components)
     loc = [take(components) for _ in range(size)]
-    sigma = [[s.exp() for s in take(components)] for _ in range(size)]
-    row_of = {i: [take(components) for _ in range(i)] for i in range(size)}
+    if covariance == "spherical":
+        sigma = [[s.exp() for s in take(components)]] * size
+    else:
+        sigma = [[s.exp() for s in take(components)] for _ in range(size)]
+    zeros = [torch.zeros_like(outputs[..., 0])] * components
+    full = covariance == "full"
+    row_of = {i: [take(components) if full else zeros for _ in range(i)] for i in range(size)}
     assert next(columns, None) is None
     factors = []
     for k in range(components):
@@ -67,8 +114,8 @@ def parameters_of_outputs(outputs, components, size, pen):
             rows.append(torch.stack([sigma[i][k] * entry for entry in row], -1))
         factors.append(torch.stack(rows, -2))
     stacked_loc = torch.stack([torch.stack(plane, -1) for plane in loc], -1)
-    if pen == "bernoulli":
-        pen_logits = [-pen_logits[0]]
+    if pen == "bernoulli" or states == 5:
+        pen_logits = [-logit for logit in pen_logits]
     pen_logits = torch.stack(pen_logits, -1) if pen_logits else outputs[..., :0]
     return pen_logits, torch.stack(logits, -1), stacked_loc, torch.stack(factors, -3)
 
@@ -87,7 +134,7 @@ def stock_log_prob(pen_logits, logits, loc, scale_tril, value):
     if pen_logits.shape[-1] == 1:
         pen = Bernoulli(logits=pen_logits.squeeze(-1), validate_args=False)
         return score + pen.log_prob(value[..., size])
-    if pen_logits.shape[-1] == 3:
+    if pen_logits.shape[-1] > 1:
         pen = Categorical(logits=pen_logits, validate_args=False)
         return score + pen.log_prob(value[..., size:].argmax(-1))
     return score
@@ -107,13 +154,14 @@ class Case(NamedTuple):
     event_dims: tuple[int, ...]  # event dimensions of each tensor
     build: Callable[..., Any]  # (*tensors, validate_args)
     stock: Callable[..., torch.Tensor]  # (*tensors, value) -> log density
+    states: int = 3  # of a pen that has states
 
     def make(self, batch=(), seed=0, validate_args=None):
         return self.build(*self.tensors(batch, seed), validate_args=validate_args)
 
     @property
     def event(self):
-        return self.size + PEN_SIZE[self.pen]
+        return self.size + (self.states if self.pen == "one_hot" else PEN_SIZE[self.pen])
 
     def points(self, *shape, seed=100):
         """Points of the support, shape ``(*shape, event)``."""
@@ -122,7 +170,7 @@ class Case(NamedTuple):
         if self.pen == "bernoulli":
             return torch.cat([offset, (uniform < 0.4).to(offset).unsqueeze(-1)], -1)
         if self.pen == "one_hot":
-            state = torch.nn.functional.one_hot((uniform * 3).long(), 3)
+            state = torch.nn.functional.one_hot((uniform * self.states).long(), self.states)
             return torch.cat([offset, state.to(offset)], -1)
         return offset
 
@@ -163,30 +211,38 @@ def parameter_case(pen, argument="logits", size=2):
     return Case(size, pen, tensors, event_dims, build, stock)
 
 
-def output_case(pen, size=2, change=None):
+def output_case(pen, size=2, change=None, covariance="full", kind=None):
+    states = kind.size if kind else 3
+    form = {"covariance": covariance, "states": kind and states}
+
     def tensors(batch, seed=0):
-        return (normal(*batch, output_size(K, size, pen), seed=seed, scale=0.7),)
+        return (normal(*batch, output_size(K, size, pen, **form), seed=seed, scale=0.7),)
 
     def build(outputs, validate_args=None):
         if pen is None:
             made = GaussianMixture.from_outputs(
-                outputs, K, event_size=size, validate_args=validate_args
+                outputs, K, event_size=size, covariance=covariance, validate_args=validate_args
             )
         else:
             made = StrokeDistribution.from_outputs(
-                outputs, K, event_size=size, pen=pen, validate_args=validate_args
+                outputs,
+                K,
+                event_size=size,
+                pen=kind or pen,
+                covariance=covariance,
+                validate_args=validate_args,
             )
         return made if change is None else change(made)
 
     def stock(outputs, value):
-        pen_logits, logits, loc, scale_tril = parameters_of_outputs(outputs, K, size, pen)
+        pen_logits, logits, loc, scale_tril = parameters_of_outputs(outputs, K, size, pen, **form)
         if change is not None:  # biased(0.7).tempered(0.6)
             logits = logits * 1.7 / 0.6
             scale_tril = scale_tril * math.exp(-0.7) * math.sqrt(0.6)
             pen_logits = pen_logits / 0.6
         return stock_log_prob(pen_logits, logits, loc, scale_tril, value)
 
-    return Case(size, pen, tensors, (1,), build, stock)
+    return Case(size, pen, tensors, (1,), build, stock, states)
 
 
 def _changed(distribution):
@@ -206,6 +262,12 @@ CASES = {
     "stroke of 3 from outputs": output_case("bernoulli", size=3),
     "pen states from outputs": output_case("one_hot"),
     "biased and tempered outputs": output_case("bernoulli", change=_changed),
+    "mixture of 1 from outputs": output_case(None, size=1),
+    "mixture of 3 from outputs": output_case(None, size=3),
+    "diagonal mixture from outputs": output_case(None, size=3, covariance="diagonal"),
+    "spherical mixture from outputs": output_case(None, covariance="spherical"),
+    "diagonal stroke from outputs": output_case("bernoulli", covariance="diagonal"),
+    "tools from outputs": output_case("one_hot", kind=ToolPen),
 }
 
 
@@ -215,7 +277,8 @@ LIMIT, FINE = 6, 16  # unit cells over [-LIMIT, LIMIT], each FINE steps wide
 def cells(distribution, size):
     """Probability ``(states, cell, ...)`` of unit cells and pen states, from the density."""
     pen = distribution.event_shape[0] - size
-    states = {0: torch.zeros(1, 0), 1: torch.tensor([[0.0], [1]]), 3: torch.eye(3)}[pen].double()
+    states = torch.eye(pen) if pen > 1 else torch.tensor([[0.0], [1]])[: 1 + pen, :pen]
+    states = states.double()
     axis = (torch.arange(2 * LIMIT * FINE, dtype=torch.float64) + 0.5) / FINE - LIMIT
     grid = torch.cartesian_prod(*[axis] * size).view(-1, size)
     points = [grid.expand(len(states), -1, -1), states.unsqueeze(1).expand(-1, len(grid), -1)]
@@ -228,7 +291,7 @@ def chi_square(distribution, points, size):
     """Pearson's test that `points` come from the density; offset and pen jointly."""
     expected = len(points) * cells(distribution, size)
     pen = points[:, size:]
-    state = pen.argmax(-1) if pen.shape[-1] == 3 else pen.sum(-1).long()
+    state = pen.argmax(-1) if pen.shape[-1] > 1 else pen.sum(-1).long()
     place = (points[:, :size] + LIMIT).floor().long()
     inside = ((place >= 0) & (place < 2 * LIMIT)).all(-1)
     index = state[inside]

@@ -6,7 +6,7 @@ from cases import generator, mixture_parameters
 from scipy import stats
 
 from mdn_dist import GaussianMixture
-from mdn_dist._maths.calibration import kolmogorov_smirnov
+from mdn_dist.calibration import kolmogorov_smirnov
 
 
 @pytest.mark.parametrize("count", [20, 300, 5000])

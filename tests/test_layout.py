@@ -19,6 +19,7 @@ PACKAGE = Path(mdn_dist.__file__).parent
 TOWER = [
     "_torch",
     "_checks",
+    "calibration",
     "_maths",
     "outputs",
     "_fused",
@@ -44,7 +45,6 @@ MATHS = [
     "algebra",
     "modes",
     "em",
-    "calibration",
 ]
 # These may import the tower up to `stroke`, and their own package, and nothing imports them.
 BESIDE = ["sampling", "plotting", "data"]

@@ -300,7 +300,11 @@ def test_the_mode_of_a_stroke_is_the_offsets_and_the_likeliest_pen(name):
         assert mode.shape == (6, case.event)
         assert torch.equal(mode[:, : case.size], offset)
         assert d.support.check(mode).all()
-        states = torch.eye(3).double() if case.pen == "one_hot" else double(0.0, 1.0).unsqueeze(-1)
+        states = (
+            torch.eye(case.states).double()
+            if case.pen == "one_hot"
+            else double(0.0, 1.0).unsqueeze(-1)
+        )
         others = [torch.cat([offset, state.expand(6, -1)], -1) for state in states]
         best = torch.stack([d.log_prob(other) for other in others]).amax(0)
         assert_close(d.log_prob(mode), best)

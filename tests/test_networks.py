@@ -233,9 +233,7 @@ def test_the_layer_is_torchs_while_nothing_is_clipped(clip):
     ("scale", "clips"), [(1.0, (10.0, 100.0)), (1e6, (10.0, 100.0)), (1e6, (0.3, 5.0))]
 )
 def test_gradients_are_those_of_the_unrolled_network_clipped_by_hooks(layers, scale, clips):
-    network = network_of(layers)
-    if clips != (10.0, 100.0):  # the defaults
-        network = network_of(layers, clip_lstm=clips[0], clip_outputs=clips[1])
+    network = network_of(layers, clip_lstm=clips[0], clip_outputs=clips[1])
     strokes, target = points(3, 7), points(3, 7, seed=1)
     found = gradients(network, -scale * network(strokes)[0].log_prob(target).sum())
     outputs, activations, outputs_clamp = unrolled(network, strokes, *clips)

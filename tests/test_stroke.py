@@ -257,7 +257,7 @@ def test_pen_samples_stay_within_a_binomial_interval(name, change):
     draws = 10_000
     count = d.sample((draws,), generator(2))[..., case.size :].sum(0)  # (2, pen)
     # the probability of each flag or state, from the density: the offset cancels
-    states = torch.eye(3) if case.pen == "one_hot" else torch.tensor([[0.0], [1.0]])
+    states = torch.eye(case.states) if case.pen == "one_hot" else torch.tensor([[0.0], [1.0]])
     offset = torch.zeros(len(states), case.size, dtype=torch.float64)
     scores = d.log_prob(torch.cat([offset, states.double()], -1).unsqueeze(1))  # (states, 2)
     probability = scores.softmax(0).mT[:, -case.event + case.size :]

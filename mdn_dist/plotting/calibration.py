@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mdn_dist._maths.calibration import kolmogorov_smirnov
+from mdn_dist.calibration import kolmogorov_smirnov
 from mdn_dist.plotting._page import (
     AXIS,
     BAR,
@@ -47,7 +47,7 @@ def calibration(
     too wide, a bowl too narrow, a slope off to one side. Across them lies the band that each bar
     keeps to with probability ``level`` when the model is right, from the binomial distribution of
     its count. A panel's title gives the statistic and p-value of a Kolmogorov-Smirnov test, those
-    of :func:`mdn_dist._maths.calibration.kolmogorov_smirnov`.
+    of :func:`mdn_dist.calibration.kolmogorov_smirnov`.
 
     Args:
         uniform: What the model's ``rosenblatt`` makes of data that it was not trained on, from 0
