@@ -120,6 +120,8 @@ def unviewed(tensor: Tensor) -> Tensor:
 
     FSDP warns of views in a module's output, for fear that they are changed in place.
     """
+    if not tensor.requires_grad:
+        return tensor
     alone: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
     return alone
 

@@ -162,18 +162,16 @@ class OutputMap:
     ) -> Self:
         """Return the map of rows of a length; it tells the components where they are None."""
         if components is None:
-            one = cls(1, event_size, covariance, bounds)
-            components = max(1, length // one.size)
-            return replace(one, components=components)
+            check_counts(event_size=event_size)
+            components = max(1, length // sum(_planes(event_size, covariance)))
         return cls(components, event_size, covariance, bounds)
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """Lengths of the four blocks of a row: weights, means, scales, correlations."""
-        k, d = self.components, self.event_size
-        scales = 1 if self.covariance == "spherical" else d
-        pairs = d * (d - 1) // 2 if self.covariance == "full" else 0
-        return k, d * k, scales * k, pairs * k
+        k = self.components
+        weights, means, scales, correlations = _planes(self.event_size, self.covariance)
+        return weights * k, means * k, scales * k, correlations * k
 
     @property
     def size(self) -> int:
@@ -296,3 +294,9 @@ class OutputMap:
         """Invert `to_json`."""
         bounds = fields["bounds"] and Bounds(**fields["bounds"])
         return cls(**{**fields, "bounds": bounds})
+
+
+def _planes(size: int, covariance: Covariance) -> tuple[int, int, int, int]:
+    """Return how many outputs a component has in each block."""
+    pairs = size * (size - 1) // 2 if covariance == "full" else 0
+    return 1, size, 1 if covariance == "spherical" else size, pairs

@@ -60,7 +60,7 @@ class Pen(Container):
     @classmethod
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits ``(*, size)`` that rows of raw outputs begin with, and the rest."""
-        own, rest = outputs.tensor_split([cls.size], -1)
+        own, rest = outputs.split_with_sizes([cls.size, outputs.shape[-1] - cls.size], -1)
         return cls.sign * own, rest
 
     @classmethod
