@@ -18,6 +18,9 @@ processes of a `DataLoader` may take many. Files are not trusted: a damaged or h
 while reading (`MAX_FILE_BYTES`, `MAX_RECORD_BYTES`, `MAX_MEMBER_BYTES`, `MAX_POINTS`,
 `MAX_TOTAL_POINTS`, `MAX_RECORDS` in `mdn_dist.data.corpus`).
 
+Sketch-RNN's pen states, which a ``StrokeDistribution`` with ``pen="one_hot"`` takes for the flag,
+come of `to_pen_states`, and go back by `from_pen_states`.
+
 Drawings are read to the CPU. Sums are taken in float64, on the CPU where a tensor's device has no
 float64; what comes of a tensor is on its device.
 """
@@ -27,6 +30,7 @@ from mdn_dist.data.corpus import Corpus, StrokeFileError
 from mdn_dist.data.drawing import Drawing
 from mdn_dist.data.normalization import Normalization
 from mdn_dist.data.omniglot import read_omniglot
+from mdn_dist.data.pen_states import from_pen_states, to_pen_states
 from mdn_dist.data.quickdraw import read_quickdraw, write_quickdraw
 from mdn_dist.data.reading import read
 from mdn_dist.data.resampling import dequantize, resample
@@ -40,6 +44,7 @@ __all__ = [
     "StrokeFileError",
     "collate",
     "dequantize",
+    "from_pen_states",
     "from_polylines",
     "polylines",
     "read",
@@ -49,5 +54,6 @@ __all__ = [
     "resample",
     "to_absolute",
     "to_offsets",
+    "to_pen_states",
     "write_quickdraw",
 ]

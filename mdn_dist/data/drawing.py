@@ -8,7 +8,7 @@ from torch import Tensor
 from mdn_dist.checks import check_tensor
 from mdn_dist.data.arguments import check_text, wrong_type
 from mdn_dist.data.by_value import PickledByValue
-from mdn_dist.data.strokes import check_sequence, to_offsets
+from mdn_dist.data.strokes import check_flags, check_sequence, to_offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,8 @@ class Drawing(PickledByValue):
             raise ValueError(f"points must be float32, got {self.points.dtype}")
         if not self.points.isfinite().all():
             raise ValueError("points must be finite float32 values, got NaN or infinity")
-        flags = self.points[:, 2]
-        if not ((flags == 0) | (flags == 1)).all():
-            raise ValueError("end_of_stroke flags points[:, 2] must be 0 or 1, got another value")
-        if flags[-1] != 1:
+        check_flags(self.points)
+        if self.points[-1, 2] != 1:
             raise ValueError("the last point must end a stroke: expected points[-1, 2] = 1, got 0")
         if self.times is not None:
             _check_times(self.times, len(self.points))

@@ -31,6 +31,13 @@ def check_sequence(points: Tensor, name: str = "points") -> None:
         raise ValueError(f"{name} must have shape (T, 3) with T >= 1, got {tuple(points.shape)}")
 
 
+def check_flags(points: Tensor) -> None:
+    """Raise unless the flags of ``(T, 3)`` points are 0 or 1."""
+    flags = points[:, 2]
+    if not ((flags == 0) | (flags == 1)).all():
+        raise ValueError("end_of_stroke flags points[:, 2] must be 0 or 1, got another value")
+
+
 def to_absolute(points: Tensor) -> Tensor:
     """Turns offsets into absolute positions, `x_t = dx_1 + ... + dx_t`.
 
