@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from mdn_dist.checks import check_tensor
-from mdn_dist.data.strokes import check_flags, check_sequence
+from mdn_dist.data.strokes import check_flags, check_floating, check_sequence
 
 
 def to_pen_states(points: Tensor) -> Tensor:
@@ -72,11 +71,9 @@ def from_pen_states(events: Tensor) -> Tensor:
         >>> from_pen_states(torch.tensor([[3.0, 4.0, 0.0, 1.0, 0.0], end, end]))
         tensor([[3., 4., 1.]])
     """
-    check_tensor(events, "events")
+    check_floating(events, "events")
     if events.ndim != 2 or events.shape[1] != 5:
         raise ValueError(f"events must have shape (T, 5), got {tuple(events.shape)}")
-    if not events.is_floating_point():
-        raise ValueError(f"events must be floating point, got {events.dtype}")
     ends = torch.nonzero(events[:, 4] == 1).flatten().tolist()
     length = ends[0] if ends else len(events)
     states = events[: length + 1, 2:]
