@@ -66,20 +66,7 @@ class Archive:
         self.members = archive.infolist()
 
     def read(self, member: zipfile.ZipInfo, max_member_bytes: int) -> bytes:
-        """Reads one member.
-
-        Args:
-            member: One of `members`.
-            max_member_bytes: The most bytes it may have.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            StrokeFileError: If the members read so far pass the bound for the file.
-            ValueError: If this member is damaged, too large, encrypted or compressed by an unusual
-                method.
-        """
+        """Return the bytes of a member; StrokeFileError means that the file holds too many."""
         # zlib alone stops at an output size: zipfile lets the other methods expand a chunk as they
         # like.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -98,19 +85,7 @@ class Archive:
 
 @contextmanager
 def open_archive(path: StrPath, max_bytes: int) -> Generator[Archive]:
-    """Opens a zip file.
-
-    Args:
-        path: The file.
-        max_bytes: The most bytes that may be read of its members together.
-
-    Yields:
-        The archive, open for the time of the block.
-
-    Raises:
-        ValueError: If it is not a zip file, or a damaged one, or two members share their bytes.
-        OSError: If it cannot be opened, as `FileNotFoundError`.
-    """
+    """Open a zip file, of whose members ``max_bytes`` may be read together."""
     with _BoundedFile(path) as handle:
         with _container_errors():
             archive = zipfile.ZipFile(handle)
@@ -120,7 +95,7 @@ def open_archive(path: StrPath, max_bytes: int) -> Generator[Archive]:
 
 
 def _check_apart(members: list[zipfile.ZipInfo]) -> None:
-    """Raises if members overlap, by which a small file holds any number of large ones."""
+    """Raise if members overlap, by which a small file holds any number of large ones."""
     ordered = sorted(members, key=lambda member: member.header_offset)
     for member, following in pairwise(ordered):
         end = member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size
@@ -129,28 +104,13 @@ def _check_apart(members: list[zipfile.ZipInfo]) -> None:
 
 
 def first_bytes(path: StrPath, count: int) -> bytes:
-    """Returns the first bytes of a file, of which its format is told."""
+    """Return the first bytes of a file, of which its format is told."""
     with Path(path).open("rb") as handle:
         return handle.read(count)
 
 
 def read_lines(path: StrPath, max_bytes: int) -> Iterator[bytes]:
-    """Reads a file line by line, gzipped or plain, told by its first two bytes.
-
-    A byte-order mark of UTF-8 before the first line is left out.
-
-    Args:
-        path: The file.
-        max_bytes: The most bytes to read, after decompression.
-
-    Yields:
-        Each line, its end included.
-
-    Raises:
-        ValueError: If the file is damaged, passes `max_bytes`, or has a line above
-            `MAX_RECORD_BYTES`.
-        OSError: If it cannot be opened, as `FileNotFoundError`.
-    """
+    """Yield the lines of a file, gzipped or plain, ends included, a byte-order mark left out."""
     zipped = first_bytes(path, 2) == b"\x1f\x8b"
     left = max_bytes
     with Path(path).open("rb") as plain:

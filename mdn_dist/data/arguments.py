@@ -10,30 +10,30 @@ _Item = TypeVar("_Item")
 
 
 def wrong_type(name: str, expected: str, value: object) -> TypeError:
-    """Returns the error for an argument of a wrong type."""
+    """Return the error for an argument of a wrong type."""
     return TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
 def check_text(value: object, name: str) -> None:
-    """Raises unless `value` is text."""
+    """Raise unless ``value`` is text."""
     if not isinstance(value, str):
         raise wrong_type(name, "a str", value)
 
 
 def check_path(value: object) -> None:
-    """Raises unless `value` is a path of text; open() would take a number for an open file."""
+    """Raise unless ``value`` is a path of text; open() would take a number for an open file."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise wrong_type("path", "a str or an os.PathLike of it", value)
 
 
 def check_integer(value: object, name: str) -> None:
-    """Raises unless `value` is an integer, and no bool."""
+    """Raise unless ``value`` is an integer, and no bool."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise wrong_type(name, "an int", value)
 
 
 def to_positive(value: object, name: str) -> float:
-    """Returns a positive finite number as a float; raises for anything else, a bool too."""
+    """Return a positive finite number as a float, or raise for anything else, a bool too."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise wrong_type(name, "a number", value)
     try:
@@ -46,7 +46,7 @@ def to_positive(value: object, name: str) -> float:
 
 
 def items_of(values: Iterable[_Item], name: str, expected: str) -> Iterator[_Item]:
-    """Returns an iterator over an argument, or raises a TypeError that says what it holds."""
+    """Return an iterator over an argument, or raise a TypeError that says what it holds."""
     try:
         return iter(values)
     except TypeError as error:

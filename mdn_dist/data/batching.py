@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mdn_dist.data.arguments import items_of
-from mdn_dist.data.drawing import Drawing
-from mdn_dist.data.strokes import check_sequence
+from mdn_dist.data.drawing import Drawing, points_of
 
 
 def collate(items: Iterable[Drawing | Tensor], padding_value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Pads drawings to the longest of them; a `collate_fn` for `torch.utils.data.DataLoader`.
+    """Pad drawings to the longest of them; a ``collate_fn`` for ``torch.utils.data.DataLoader``.
 
     Args:
-        items: Drawings, or stroke points of shape `(T, 3)`, `B` of them.
+        items: Drawings, or stroke points of shape ``(T, 3)``, ``B`` of them.
         padding_value: What fills the rows after a drawing's end, flags included.
 
     Returns:
-        The batch, shape `(B, T, 3)`, and a bool mask, shape `(B, T)`, true where a point is real.
+        The batch, shape ``(B, T, 3)``, and a bool mask, shape ``(B, T)``, true where a point is
+        real.
 
     Raises:
         TypeError: If an item is neither a drawing nor a tensor.
@@ -31,14 +30,10 @@ def collate(items: Iterable[Drawing | Tensor], padding_value: float = 0.0) -> tu
         >>> batch.shape, mask.tolist()
         (torch.Size([2, 2, 3]), [[True, False], [True, True]])
     """
-    rows = [
-        item.points if isinstance(item, Drawing) else item
-        for item in items_of(items, "items", "drawings or stroke points")
-    ]
+    rows = points_of(items, "items")
     if not rows:
         raise ValueError("items must hold at least one drawing, got none")
-    for index, points in enumerate(rows):
-        check_sequence(points, f"items[{index}]")
+    for points in rows:
         if points.dtype != rows[0].dtype:
             raise ValueError(f"items must share one dtype, got {rows[0].dtype} and {points.dtype}")
     batch = pad_sequence(rows, batch_first=True, padding_value=padding_value)

@@ -19,16 +19,16 @@ class _Values(NamedTuple):
 class PickledByValue:
     """A frozen dataclass that pickles and copies its tensors by value.
 
-    `torch.multiprocessing` sends every tensor as a file descriptor of its own, and a process may
+    ``torch.multiprocessing`` sends every tensor as a file descriptor of its own, and a process may
     open about a thousand: too few for the drawings of one file.
     """
 
     def __getstate__(self) -> dict[str, object]:
-        """Returns the fields, with bytes in place of tensors."""
+        """Return the fields, with bytes in place of tensors."""
         return {name: _pack(value) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """Takes the fields back; they were checked when the object was made."""
+        """Take the fields back, which were checked when the object was made."""
         vars(self).update({name: _unpack(value) for name, value in state.items()})
 
 

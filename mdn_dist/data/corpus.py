@@ -13,7 +13,7 @@ from mdn_dist.data.text import printable, shown
 StrPath = str | os.PathLike[str]
 
 MAX_FILE_BYTES = 1 << 30
-"""The most bytes a reader takes from a file, decompressed; `max_bytes` sets another."""
+"""The most bytes a reader takes from a file, decompressed; ``max_bytes`` sets another."""
 
 MAX_RECORD_BYTES = 8 << 20
 """The most bytes of one text record: a line of JSON, a member of a zip file."""
@@ -43,7 +43,7 @@ class StrokeFileError(ValueError):
 
 
 def stroke_file_error(path: StrPath, fault: object, record: str = "") -> StrokeFileError:
-    """Makes the error of a file: one printable line, whatever names and text the file holds."""
+    """Make the error of a file: one printable line, whatever names and text the file holds."""
     parts = (printable(os.fspath(path)), shown(record), shown(str(fault), at_most=300))
     return StrokeFileError(": ".join(filter(None, parts)))
 
@@ -52,7 +52,8 @@ def stroke_file_error(path: StrPath, fault: object, record: str = "") -> StrokeF
 class Corpus(Sequence[Drawing]):
     """The drawings of one file, in the file's order.
 
-    It serves as a map-style dataset of torch's `DataLoader`, with `collate` as its `collate_fn`.
+    It serves as a map-style dataset of torch's ``DataLoader``, with ``collate`` as its
+    ``collate_fn``.
 
     Args:
         drawings: The drawings.
@@ -68,7 +69,7 @@ class Corpus(Sequence[Drawing]):
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Returns the number of drawings."""
+        """Return the number of drawings."""
         return len(self.drawings)
 
     @overload
@@ -76,22 +77,22 @@ class Corpus(Sequence[Drawing]):
     @overload
     def __getitem__(self, index: slice) -> "Corpus": ...
     def __getitem__(self, index: int | slice) -> "Drawing | Corpus":
-        """Returns one drawing, or a corpus of several with the same `skipped`."""
+        """Return one drawing, or a corpus of several with the same ``skipped``."""
         if isinstance(index, slice):
             return Corpus(self.drawings[index], self.skipped)
         return self.drawings[index]
 
     def __iter__(self) -> Iterator[Drawing]:
-        """Goes over the drawings in the file's order."""
+        """Go over the drawings in the file's order."""
         return iter(self.drawings)
 
     def __repr__(self) -> str:
-        """Returns the two counts; the drawings are too many to show."""
+        """Return the two counts; the drawings are too many to show."""
         return f"Corpus({len(self.drawings)} drawings, {len(self.skipped)} skipped)"
 
 
 def check_options(path: StrPath, malformed: str, limit: int | None, max_bytes: int) -> None:
-    """Raises unless the arguments that all readers share make sense."""
+    """Raise unless the arguments that all readers share make sense."""
     check_path(path)
     if malformed not in ("raise", "skip"):
         raise ValueError(f"malformed must be 'raise' or 'skip', got {malformed!r}")
@@ -106,7 +107,7 @@ def check_options(path: StrPath, malformed: str, limit: int | None, max_bytes: i
 
 @contextmanager
 def file_errors(path: StrPath) -> Generator[None]:
-    """Turns a ValueError about the file as a whole into a StrokeFileError that names it."""
+    """Turn a ValueError about the file as a whole into a StrokeFileError that names it."""
     try:
         yield
     except StrokeFileError:
@@ -118,24 +119,7 @@ def file_errors(path: StrPath) -> Generator[None]:
 def collect(
     path: StrPath, records: Iterable[Record], *, malformed: str, limit: int | None
 ) -> Corpus:
-    """Reads records into a corpus and minds the limits on their number and their points.
-
-    Points are counted before a drawing is built of them, so a record that is skipped counts too.
-
-    Args:
-        path: The file, for messages.
-        records: The records, read one at a time.
-        malformed: `"raise"` for an error at the first malformed record, `"skip"` to go on with the
-            next.
-        limit: Stop after so many drawings.
-
-    Returns:
-        The drawings that were read, and the messages of those skipped.
-
-    Raises:
-        StrokeFileError: For a malformed record under `"raise"`; for a limit or a broken file under
-            either.
-    """
+    """Read records into a corpus, within the limits on their number and their points."""
     drawings: list[Drawing] = []
     skipped: list[str] = []
     total = 0
@@ -146,6 +130,7 @@ def collect(
             if read is None:
                 continue
             try:
+                # Counted before a drawing is built of them: a record that is skipped counts too.
                 points, build = read()
                 total += points
                 if total > MAX_TOTAL_POINTS:
@@ -167,7 +152,7 @@ def collect(
 
 
 def check_point_count(count: int) -> None:
-    """Raises if one drawing has no points, or more than the limit."""
+    """Raise if one drawing has no points, or more than the limit."""
     if count == 0:
         raise ValueError("expected a drawing of at least one point, got none")
     if count > MAX_POINTS:

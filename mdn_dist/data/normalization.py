@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mdn_dist._checks import check_tensor
 from mdn_dist._maths.floats import in_float64
-from mdn_dist.data.arguments import items_of, wrong_type
+from mdn_dist.data.arguments import wrong_type
 from mdn_dist.data.by_value import PickledByValue
-from mdn_dist.data.drawing import Drawing
-from mdn_dist.data.strokes import check_points, check_sequence
+from mdn_dist.data.drawing import Drawing, points_of
+from mdn_dist.data.strokes import check_points
 from mdn_dist.data.text import to_number
 
 _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
@@ -21,19 +21,19 @@ _NAMES = ("loc_x", "loc_y", "scale_x", "scale_y")
 
 @dataclass(frozen=True, eq=False)
 class Normalization(PickledByValue):
-    """The map `(offset - loc) / scale` on `dx, dy`; flags pass untouched.
+    """The map ``(offset - loc) / scale`` on ``dx, dy``; flags pass untouched.
 
     Every row is mapped alike, the first one (the position of the first point) too, so that
-    `denormalize` gives every row back. Fitting leaves the first rows out, as they are no pen
+    ``denormalize`` gives every row back. Fitting leaves the first rows out, as they are no pen
     movement.
 
     Args:
-        loc: The offset that becomes zero, in data units, shape `(2,)`.
-        scale: The length that becomes one, in data units, positive, shape `(2,)`.
+        loc: The offset that becomes zero, in data units, shape ``(2,)``.
+        scale: The length that becomes one, in data units, positive, shape ``(2,)``.
 
     Raises:
-        TypeError: If `loc` or `scale` is not a tensor.
-        ValueError: If a shape is not `(2,)`, a value is not finite, or a scale is not positive.
+        TypeError: If ``loc`` or ``scale`` is not a tensor.
+        ValueError: If a shape is not ``(2,)``, a value is not finite, or a scale is not positive.
 
     Example:
         >>> normalization = Normalization(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 4.0]))
@@ -45,7 +45,7 @@ class Normalization(PickledByValue):
     scale: Tensor
 
     def __post_init__(self) -> None:
-        """Checks shapes and values."""
+        """Check shapes and values."""
         for name, value in (("loc", self.loc), ("scale", self.scale)):
             check_tensor(value, name)
             if value.shape != (2,):
@@ -57,22 +57,22 @@ class Normalization(PickledByValue):
 
     @classmethod
     def fit(cls, drawings: Iterable[Drawing | Tensor], *, isotropic: bool = False) -> Self:
-        """Takes the mean and standard deviation of the offsets of some drawings, in float64.
+        """Fit to the mean and standard deviation of the offsets of some drawings, in float64.
 
         Where the drawings' device has no float64, they are taken on the CPU, and the result is on
         the device in the drawings' dtype.
 
         Args:
-            drawings: Drawings, or stroke points of shape `(T, 3)`; the first row of each is left
+            drawings: Drawings, or stroke points of shape ``(T, 3)``; the first row of each is left
                 out.
-            isotropic: Keep the aspect: `loc` is zero, and both scales are the root mean square of
+            isotropic: Keep the aspect: ``loc`` is zero, and both scales are the root mean square of
                 all offsets.
 
         Returns:
             The normalization; per coordinate by default, as in Graves (2013), section 4.
 
         Raises:
-            TypeError: If one of `drawings` is neither a drawing nor a tensor.
+            TypeError: If one of ``drawings`` is neither a drawing nor a tensor.
             ValueError: If no offset is left, or the offsets of a coordinate are all the same.
 
         Example:
@@ -80,12 +80,7 @@ class Normalization(PickledByValue):
             >>> Normalization.fit([points]).to_dict()
             {'loc_x': 2.0, 'loc_y': 2.0, 'scale_x': 1.0, 'scale_y': 2.0}
         """
-        rows = [
-            item.points if isinstance(item, Drawing) else item
-            for item in items_of(drawings, "drawings", "drawings or stroke points")
-        ]
-        for index, points in enumerate(rows):
-            check_sequence(points, f"drawings[{index}]")
+        rows = points_of(drawings, "drawings")
         offsets = [in_float64(points[1:, :2]) for points in rows if len(points) > 1]
         if not offsets:
             raise ValueError("drawings must hold a point after a first one, got none to fit to")
@@ -106,59 +101,51 @@ class Normalization(PickledByValue):
         return cls(loc, scale)
 
     def normalize(self, points: Tensor) -> Tensor:
-        """Maps offsets from data units to normalized units.
+        """Map offsets from data units to normalized units.
 
         Args:
-            points: Stroke points in data units, shape `(..., T, 3)`.
+            points: Stroke points in data units, shape ``(..., T, 3)``.
 
         Returns:
             Stroke points of the same shape and dtype.
 
         Raises:
-            TypeError: If `points` is not a tensor.
-            ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
+            TypeError: If ``points`` is not a tensor.
+            ValueError: If the shape is not ``(..., T, 3)`` or the dtype is not floating.
         """
         check_points(points)
         loc, scale = self.loc.to(points), self.scale.to(points)
         return torch.cat([(points[..., :2] - loc) / scale, points[..., 2:]], dim=-1)
 
     def denormalize(self, points: Tensor) -> Tensor:
-        """Maps offsets back to data units; the inverse of `normalize` up to rounding.
+        """Map offsets back to data units; the inverse of ``normalize`` up to rounding.
 
-        Args:
-            points: Stroke points in normalized units, shape `(..., T, 3)`.
-
-        Returns:
-            Stroke points of the same shape and dtype.
-
-        Raises:
-            TypeError: If `points` is not a tensor.
-            ValueError: If the shape is not `(..., T, 3)` or the dtype is not floating.
+        Shapes, dtypes and errors are those of ``normalize``.
         """
         check_points(points)
         loc, scale = self.loc.to(points), self.scale.to(points)
         return torch.cat([points[..., :2] * scale + loc, points[..., 2:]], dim=-1)
 
     def to_dict(self) -> dict[str, float]:
-        """Returns `loc_x`, `loc_y`, `scale_x`, `scale_y` as plain floats, for JSON or metadata."""
+        """Return ``loc_x``, ``loc_y``, ``scale_x``, ``scale_y`` as floats, for JSON or metadata."""
         values = [*self.loc.tolist(), *self.scale.tolist()]
         return dict(zip(_NAMES, values, strict=True))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float | str]) -> Self:
-        """Makes a normalization of what `to_dict` gave.
+        """Make a normalization of what ``to_dict`` gave.
 
         Text is read as numbers, as metadata is often text.
 
         Args:
-            values: A mapping with `loc_x`, `loc_y`, `scale_x`, `scale_y`; other keys are left
-                alone.
+            values: A mapping with ``loc_x``, ``loc_y``, ``scale_x``, ``scale_y``; other keys are
+                left alone.
 
         Returns:
             The normalization, in float64.
 
         Raises:
-            TypeError: If `values` is not a mapping, or a value neither a number nor text.
+            TypeError: If ``values`` is not a mapping, or a value neither a number nor text.
             ValueError: If a key is missing, or text is not a decimal number.
 
         Example:

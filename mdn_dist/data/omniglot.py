@@ -38,22 +38,22 @@ def read_omniglot(
     limit: int | None = None,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> Corpus:
-    """Reads the stroke files of Omniglot, a zip as published.
+    """Read the stroke files of Omniglot, a zip as published.
 
-    Members are `.../alphabet/character/NNNN_WW.txt`: a line `START`, lines `x,y,milliseconds` with
-    y up, and a line `BREAK` after each stroke. Coordinates are in the file's units; they sit on a
-    pixel lattice, see `dequantize`.
+    Members are ``.../alphabet/character/NNNN_WW.txt``: a line ``START``, lines ``x,y,milliseconds``
+    with y up, and a line ``BREAK`` after each stroke. Coordinates are in the file's units; they sit
+    on a pixel lattice, see ``dequantize``.
 
     Args:
         path: The zip file.
-        malformed: `"raise"` for an error at the first malformed member, `"skip"` to list it in
-            `Corpus.skipped`.
+        malformed: ``"raise"`` for an error at the first malformed member, ``"skip"`` to list it in
+            ``Corpus.skipped``.
         limit: Stop after so many drawings; None for all.
         max_bytes: The most bytes to read of all members together, after decompression.
 
     Returns:
-        The drawings: `label` is `alphabet/character`, `writer` the drawer's number `WW`, and
-        `times` are set.
+        The drawings: ``label`` is ``alphabet/character``, ``writer`` the drawer's number ``WW``,
+        and ``times`` are set.
 
     Raises:
         StrokeFileError: If the file is damaged, or a member malformed.
@@ -81,7 +81,7 @@ def read_omniglot(
 
 
 def is_stroke_member(name: str) -> bool:
-    """Tells a stroke file from the folders and the desktop's debris beside it."""
+    """Tell a stroke file from the folders and the desktop's debris beside it."""
     return name.endswith(".txt") and not name.startswith("__MACOSX/")
 
 
@@ -115,7 +115,7 @@ def _to_drawing(rows: list[list[float]], **fields: Any) -> Drawing:
 
 
 def _parse_text(text: str) -> list[list[float]]:
-    """Returns rows `x, y, end_of_stroke, milliseconds` of one stroke file."""
+    """Return rows ``x, y, end_of_stroke, milliseconds`` of one stroke file."""
     lines = enumerate((line.rstrip("\n") for line in io.StringIO(text, newline=None)), start=1)
     number, start = next(lines, (1, ""))
     if start != "START":

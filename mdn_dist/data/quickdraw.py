@@ -34,24 +34,24 @@ def read_quickdraw(
     limit: int | None = None,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> Corpus:
-    """Reads a file of Quick, Draw! drawings, in the raw or the simplified format.
+    """Read a file of Quick, Draw! drawings, in the raw or the simplified format.
 
-    Each line is a JSON object with `word` and `drawing`, a list of strokes `[[x...], [y...],
-    [ms...]]` (raw) or `[[x...], [y...]]` (simplified), y down in the file. A gzipped file is told
-    by its first bytes; blank lines and a byte-order mark are passed over.
+    Each line is a JSON object with ``word`` and ``drawing``, a list of strokes
+    ``[[x...], [y...], [ms...]]`` (raw) or ``[[x...], [y...]]`` (simplified), y down in the file. A
+    gzipped file is told by its first bytes; blank lines and a byte-order mark are passed over.
 
     Args:
         path: The file.
-        malformed: `"raise"` for an error at the first malformed line, `"skip"` to list it in
-            `Corpus.skipped`.
+        malformed: ``"raise"`` for an error at the first malformed line, ``"skip"`` to list it in
+            ``Corpus.skipped``.
         limit: Stop after so many drawings, and read no further; None for all.
         max_bytes: The most bytes to read, after decompression.
 
     Returns:
-        The drawings, y up: `label` is the word, `countrycode` and `recognized` are set where the
-        line has them, `times` in the raw format, and `writer` is empty but in files of
-        `write_quickdraw`, since Quick, Draw! does not tell. To keep the drawings that the game
-        recognized, take `[drawing for drawing in corpus if drawing.recognized]`.
+        The drawings, y up: ``label`` is the word, ``countrycode`` and ``recognized`` are set where
+        the line has them, ``times`` in the raw format, and ``writer`` is empty but in files of
+        ``write_quickdraw``, since Quick, Draw! does not tell. To keep the drawings that the game
+        recognized, take ``[drawing for drawing in corpus if drawing.recognized]``.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -72,9 +72,9 @@ def read_quickdraw(
 
 
 def write_quickdraw(path: StrPath, drawings: Iterable[Drawing]) -> None:
-    """Writes drawings in Quick, Draw!'s layout, raw where times are known, else simplified.
+    """Write drawings in Quick, Draw!'s layout, raw where times are known, else simplified.
 
-    `read_quickdraw` gives points, times and what else a drawing holds back unchanged, but for the
+    ``read_quickdraw`` gives points, times and what else a drawing holds back unchanged, but for the
     source; a first point off the origin comes back at the origin.
 
     Args:
@@ -172,7 +172,7 @@ def _to_drawing(columns: list[list[float]], **fields: Any) -> Drawing:
 
 
 def _join_strokes(strokes: list[object]) -> list[list[float]]:
-    """Returns columns x, y, end_of_stroke and, in the raw format, milliseconds."""
+    """Return columns x, y, end_of_stroke and, in the raw format, milliseconds."""
     joined: list[list[float]] = []
     for index, stroke in enumerate(strokes):
         columns = _check_stroke(stroke, index)

@@ -26,16 +26,16 @@ def read(
     limit: int | None = None,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> Corpus:
-    """Reads a stroke file of any known kind, told by its content and not by its name.
+    """Read a stroke file of any known kind, told by its content and not by its name.
 
-    A zip of `.npy` members goes to `read_sketch_rnn`, a zip of `.txt` members to `read_omniglot`,
-    JSON lines, gzipped or plain, to `read_quickdraw`.
+    A zip of ``.npy`` members goes to ``read_sketch_rnn``, a zip of ``.txt`` members to
+    ``read_omniglot``, JSON lines, gzipped or plain, to ``read_quickdraw``.
 
     Args:
         path: The file.
-        split: For Sketch-RNN's files only, as in `read_sketch_rnn`; `"train"` by default.
-        malformed: `"raise"` for an error at the first malformed record, `"skip"` to list it in
-            `Corpus.skipped`.
+        split: For Sketch-RNN's files only, as in ``read_sketch_rnn``; ``"train"`` by default.
+        malformed: ``"raise"`` for an error at the first malformed record, ``"skip"`` to list it in
+            ``Corpus.skipped``.
         limit: Stop after so many drawings; None for all.
         max_bytes: The most bytes to read, after decompression.
 
@@ -44,7 +44,7 @@ def read(
 
     Raises:
         StrokeFileError: If the file is of no known kind, damaged, or has a malformed record.
-        ValueError: If an option is out of range, or `split` is given for a file without splits.
+        ValueError: If an option is out of range, or ``split`` is given for a file without splits.
         FileNotFoundError: If there is no such file.
 
     Example:

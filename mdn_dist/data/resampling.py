@@ -19,26 +19,26 @@ from mdn_dist.data.strokes import (
 
 
 def resample(points: Tensor, spacing: float, *, along: Tensor | None = None) -> Tensor:
-    """Places points evenly along each stroke, by linear interpolation.
+    """Place points evenly along each stroke, by linear interpolation.
 
-    A stroke of extent `l` becomes `max(1, round(l / spacing))` equal steps, so its step is as near
-    to `spacing` as a whole number of steps allows, and its two end points stay where they are. A
-    dot (one point, or several at one place) becomes one point. What comes out has at most
-    `mdn_dist.data.corpus.MAX_POINTS` points.
+    A stroke of extent ``l`` becomes ``max(1, round(l / spacing))`` equal steps, so its step is as
+    near to ``spacing`` as a whole number of steps allows, and its two end points stay where they
+    are. A dot (one point, or several at one place) becomes one point. What comes out has at most
+    ``mdn_dist.data.corpus.MAX_POINTS`` points.
 
     Args:
-        points: Stroke points `dx, dy, end_of_stroke`, shape `(T, 3)`.
-        spacing: The step between points, in data units (or in the units of `along`), positive.
-        along: What is to be even, shape `(T,)`, for instance the times in seconds; it must not
+        points: Stroke points ``dx, dy, end_of_stroke``, shape ``(T, 3)``.
+        spacing: The step between points, in data units (or in the units of ``along``), positive.
+        along: What is to be even, shape ``(T,)``, for instance the times in seconds; it must not
             decrease inside a stroke. Arc length by default.
 
     Returns:
-        Stroke points of shape `(T', 3)` and the dtype of `points`.
+        Stroke points of shape ``(T', 3)`` and the dtype of ``points``.
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If a shape is wrong, a point is not finite, `spacing` is not positive or makes
-            too many points, or `along` decreases inside a stroke.
+        ValueError: If a shape is wrong, a point is not finite, ``spacing`` is not positive or makes
+            too many points, or ``along`` decreases inside a stroke.
 
     Example:
         >>> resample(torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, 1.0]]), spacing=2.0)
@@ -78,7 +78,7 @@ def _arc_length(stroke: Tensor) -> Tensor:
 
 
 def _steps(stroke: Tensor, s: Tensor, spacing: float) -> float:
-    """Returns how many steps a stroke becomes, none if it is a dot; infinity is one answer."""
+    """Return how many steps a stroke becomes, none if it is a dot; infinity is one answer."""
     if bool((stroke == stroke[0]).all()):
         return 0.0
     if not bool((s.diff() >= 0).all()):
@@ -87,7 +87,7 @@ def _steps(stroke: Tensor, s: Tensor, spacing: float) -> float:
 
 
 def _interpolate(stroke: Tensor, s: Tensor, steps: int) -> Tensor:
-    """Returns the stroke `(n, 2)` at even values of `s`, `(n,)`, from its first to its last."""
+    """Return the stroke ``(n, 2)`` at even values of ``s``, ``(n,)``, ends included."""
     if steps == 0:
         return stroke[:1]
     inner = torch.linspace(0.0, 1.0, steps + 1, dtype=s.dtype, device=s.device)[1:-1]
@@ -103,15 +103,15 @@ def _interpolate(stroke: Tensor, s: Tensor, steps: int) -> Tensor:
 
 
 def dequantize(points: Tensor, step: float, generator: torch.Generator | None = None) -> Tensor:
-    """Spreads points that sit on a lattice over their cells, by uniform noise of one step.
+    """Spread points that sit on a lattice over their cells, by uniform noise of one step.
 
     Mice and tablets report whole pixels. A density can grow without bound on such points, so a
     likelihood means something only after the noise: then it is a lower bound of the lattice's
     likelihood (Theis et al. 2016). Every absolute position, the first one too, moves by its own
-    draw from `[-step / 2, step / 2)`.
+    draw from ``[-step / 2, step / 2)``.
 
     Args:
-        points: Stroke points `dx, dy, end_of_stroke`, shape `(..., T, 3)`.
+        points: Stroke points ``dx, dy, end_of_stroke``, shape ``(..., T, 3)``.
         step: The lattice's step in data units, positive.
         generator: Where the randomness comes from; torch's global one by default.
 
@@ -120,7 +120,7 @@ def dequantize(points: Tensor, step: float, generator: torch.Generator | None = 
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If the shape is not `(..., T, 3)`, or `step` is not positive and finite.
+        ValueError: If the shape is not ``(..., T, 3)``, or ``step`` is not positive and finite.
 
     Example:
         >>> points = torch.tensor([[0.0, 0.0, 0.0], [3.0, 1.0, 1.0]])

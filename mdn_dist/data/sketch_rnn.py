@@ -45,22 +45,23 @@ def read_sketch_rnn(
     limit: int | None = None,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> Corpus:
-    """Reads one split of a Sketch-RNN data set.
+    """Read one split of a Sketch-RNN data set.
 
-    The file is an npz with members `train`, `valid`, `test`, each an object array of arrays `(T,
-    3)`: `dx, dy, pen_lifted` with y down, the pen lifted after the point. An object array is a
-    pickle; it is read by stand-ins that admit numeric arrays and nothing else, and nothing that the
-    file names is called. A numeric member `(N, T, 3)` is read too. Where the pen is never lifted
-    after the last point, as in some exports, the drawing ends a stroke there all the same.
+    The file is an npz with members ``train``, ``valid``, ``test``, each an object array of arrays
+    ``(T, 3)``: ``dx, dy, pen_lifted`` with y down, the pen lifted after the point. An object array
+    is a pickle; it is read by stand-ins that admit numeric arrays and nothing else, and nothing
+    that the file names is called. A numeric member ``(N, T, 3)`` is read too. Where the pen is
+    never lifted after the last point, as in some exports, the drawing ends a stroke there all the
+    same.
 
     Args:
         path: The npz file.
-        split: `"train"`, `"valid"` or `"test"`.
-        malformed: `"raise"` for an error at the first malformed drawing, `"skip"` to list it in
-            `Corpus.skipped`.
+        split: ``"train"``, ``"valid"`` or ``"test"``.
+        malformed: ``"raise"`` for an error at the first malformed drawing, ``"skip"`` to list it in
+            ``Corpus.skipped``.
         limit: Stop after so many drawings; None for all.
         max_bytes: The most bytes to read of the member, after decompression, where that is less
-            than `MAX_MEMBER_BYTES`.
+            than ``MAX_MEMBER_BYTES``.
 
     Returns:
         The drawings, y up and without times; label and writer are empty, as the file does not tell.
@@ -130,7 +131,7 @@ def _arrays(content: bytes) -> Iterator[Callable[[], NumericArray]]:
 
 
 def _read_header(content: bytes) -> tuple[str, bool, tuple[int, ...], int]:
-    """Returns dtype, memory order and shape of an npy file, and where its data starts."""
+    """Return dtype, memory order and shape of an npy file, and where its data starts."""
     if not content.startswith(b"\x93NUMPY"):
         raise ValueError("expected an npy file, got other magic bytes")
     version = tuple(content[6:8])

@@ -10,6 +10,7 @@ from mdn_dist.data import (
     Normalization,
     collate,
     dequantize,
+    from_pen_states,
     from_polylines,
     polylines,
     read,
@@ -17,6 +18,7 @@ from mdn_dist.data import (
     resample,
     to_absolute,
     to_offsets,
+    to_pen_states,
     write_quickdraw,
 )
 
@@ -29,6 +31,8 @@ TRANSFORMS = {
     "to_offsets": to_offsets,
     "polylines": lambda points: torch.cat(polylines(points)),
     "from_polylines": lambda points: from_polylines(polylines(points)),
+    "to_pen_states": to_pen_states,
+    "from_pen_states": lambda points: from_pen_states(to_pen_states(points)),
     "resample": lambda points: resample(points, 0.7),
     "resample along": lambda points: resample(points, 0.1, along=ALONG.to(points.device)),
     "fit": lambda points: torch.stack(list(vars(Normalization.fit([points])).values())),

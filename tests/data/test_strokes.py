@@ -12,11 +12,13 @@ from mdn_dist.data import (
     Normalization,
     collate,
     dequantize,
+    from_pen_states,
     from_polylines,
     polylines,
     resample,
     to_absolute,
     to_offsets,
+    to_pen_states,
 )
 
 
@@ -125,6 +127,8 @@ TENSORS = {
     "to_absolute": ("points", to_absolute),
     "to_offsets": ("absolute", to_offsets),
     "polylines": ("points", polylines),
+    "to_pen_states": ("points", to_pen_states),
+    "from_pen_states": ("events", from_pen_states),
     "from_polylines": ("strokes[0]", lambda value: from_polylines([value])),
     "collate": ("items[1]", lambda value: collate([END, value])),
     "resample": ("points", lambda value: resample(value, 1.0)),
