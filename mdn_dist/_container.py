@@ -354,7 +354,7 @@ class MaskedPoints(MaskedDistribution):
         """Mask once more: a point counts where both masks are True."""
         return MaskedPoints(self.base_dist, mask & self._mask)
 
-    def score_parts(self, value: Tensor) -> Any:  # type: ignore[override]
+    def score_parts(self, value: Tensor) -> Any:
         """Pyro's decomposition of the score, whose score function no mask concerns."""
         if isinstance(self._mask, bool):
             return super().score_parts(value)

@@ -209,7 +209,8 @@ def _score_planes(
 
 def _as_planes(rows: Tensor, components: int) -> Tensor:
     """View rows ``(n, size)`` as planes ``(size / K, n, K)``."""
-    return rows.unflatten(-1, (-1, components)).transpose(0, 1)
+    planes: Tensor = rows.unflatten(-1, (-1, components))
+    return planes.transpose(0, 1)
 
 
 def draw_rows(
@@ -235,7 +236,7 @@ def draw_rows(
     if output_map.logit_factor != 1:
         logits = sharpen(logits, output_map.logit_factor)
     index = draw_index(logits, generator)
-    blocks = others.unflatten(-1, (-1, components))
+    blocks: Tensor = others.unflatten(-1, (-1, components))
     drawn = blocks.gather(-1, index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)).squeeze(-1)
     loc, log_scale, correlation = drawn.split_with_sizes([n // components for n in rest], -1)
     if output_map.bounds is not None:

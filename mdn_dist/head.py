@@ -1,11 +1,12 @@
 """The mixture density head: a linear map whose output is a distribution."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from typing_extensions import TypeVar
 
 from mdn_dist._checks import Covariance, check_clip, check_counts, check_tensor
 from mdn_dist._maths.floats import in_float64
@@ -17,12 +18,26 @@ from mdn_dist.outputs import Bounds, OutputMap, Parameters
 from mdn_dist.pens import PenKind, pen_class
 from mdn_dist.stroke import StrokeDistribution
 
-Distribution = TypeVar("Distribution", StrokeDistribution, OutputMixture)
+Distribution = TypeVar(
+    "Distribution", StrokeDistribution, OutputMixture, default=StrokeDistribution
+)
+"""What a head makes; a head of which nothing is said has a pen."""
 
 INITIAL_SPREAD = 0.03  # of the outputs, in units of the fitted parameters, for unit features
 INITIAL_POINTS = 20_000  # enough to fit a mixture to
 INITIAL_FLOOR = 1e-3  # of the fitted scales, in units of the data's root mean square
 SPREAD_POINTS = 2_000  # enough to measure how far each output may move
+
+
+class HeadOptions(TypedDict, total=False):
+    """What :class:`MixtureDensityHead` takes beside its sizes and its pen."""
+
+    covariance: Covariance
+    bounds: Bounds | None
+    clip_gradient: float | None
+    validate_args: bool | None
+    device: Any
+    dtype: torch.dtype | None
 
 
 class MixtureDensityHead(nn.Module, Generic[Distribution]):
@@ -62,7 +77,16 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
         event_size: int = ...,
         *,
         pen: None,
-        **options: Any,
+        **options: Unpack[HeadOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "MixtureDensityHead[OutputMixture]",
+        in_features: int,
+        components: int,
+        event_size: int,
+        pen: None,
+        **options: Unpack[HeadOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -71,7 +95,7 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
         components: int = ...,
         event_size: int = ...,
         pen: PenKind = ...,
-        **options: Any,
+        **options: Unpack[HeadOptions],
     ) -> None: ...
     def __init__(
         self,
@@ -99,7 +123,8 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
 
     if TYPE_CHECKING:
 
-        def __call__(self, features: Tensor | PackedSequence) -> Distribution: ...
+        def __call__(self, features: Tensor | PackedSequence) -> Distribution:
+            """See `forward`."""
 
     def forward(self, features: Tensor | PackedSequence) -> StrokeDistribution | OutputMixture:
         """Return the distribution that `features` stand for.

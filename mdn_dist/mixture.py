@@ -1,8 +1,8 @@
 """Mixtures of multivariate normal distributions, from parameters and from a network's outputs."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self, final
+from collections.abc import Sequence
+from typing import Any, ClassVar, ParamSpec, Self, final
 
 import torch
 from torch import Size, Tensor
@@ -29,6 +29,8 @@ from mdn_dist._maths.rosenblatt import inverse_rosenblatt, reparameterize, rosen
 from mdn_dist._pyro import Categorical, MixtureSameFamily, MultivariateNormal
 from mdn_dist._torch import Shape, lazy_property, static_size
 from mdn_dist.outputs import Bounds, OutputMap, Parameters
+
+P = ParamSpec("P")
 
 
 class GaussianMixture(BatchDistribution, MixtureSameFamily):
@@ -67,7 +69,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
     loc: Tensor
     scale_tril: Tensor
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+    arg_constraints: dict[str, constraints.Constraint] = {  # noqa: RUF012  # as torch has it
         "logits": constraints.real_vector,
         "loc": constraints.independent(constraints.real, 2),
         "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
@@ -510,7 +512,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         bias = self._rowwise("bias", bias)
         check_bias(bias)
         factor = (-bias).exp() if isinstance(bias, Tensor) else math.exp(-bias)
-        return self._changed(lambda *p: algebra.sharpened(*p, 1 + bias, factor))
+        return self._changed(algebra.sharpened, 1 + bias, factor)
 
     def tempered(self, temperature: float | Tensor) -> "GaussianMixture":
         """Return the mixture at a temperature: logits over it, covariances times it.
@@ -535,7 +537,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         """
         temperature = self._rowwise("temperature", temperature)
         check_temperature(temperature)
-        return self._changed(lambda *p: algebra.sharpened(*p, 1 / temperature, temperature**0.5))
+        return self._changed(algebra.sharpened, 1 / temperature, temperature**0.5)
 
     def marginal(self, dims: int | Sequence[int]) -> "GaussianMixture":
         """Return the distribution of some coordinates, whatever the others are.
@@ -562,7 +564,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             tensor([3., 1.])
         """
         dims = algebra.resolve_dims(dims, self.event_shape[0])
-        return self._changed(lambda *p: algebra.marginal(*p, dims))
+        return self._changed(algebra.marginal, dims)
 
     def condition(self, dims: int | Sequence[int], values: float | Tensor) -> "GaussianMixture":
         r"""Return the distribution of the other coordinates, given the values of some.
@@ -598,7 +600,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         """
         dims = algebra.resolve_dims(dims, self.event_shape[0])
         numbers = self._numbers("values", values, len(dims))
-        return self._changed(lambda *p: algebra.condition(*p, dims, numbers))
+        return self._changed(algebra.condition, dims, numbers)
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> "GaussianMixture":
         """Return the distribution of ``loc + scale * x``, as in other units.
@@ -635,7 +637,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         shift, factor = self._numbers("loc", loc, size), self._numbers("scale", scale, size)
         if self._validates:
             check_all("scale", factor != 0, "finite and not zero", factor)
-        return self._changed(lambda *p: algebra.affine(*p, shift, factor))
+        return self._changed(algebra.affine, shift, factor)
 
     @property
     def _parameters(self) -> Parameters:
@@ -672,10 +674,12 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         dtype = str(self._dtype).removeprefix("torch.")
         return f"components={self._num_component}, event_size={self.event_shape[0]}, dtype={dtype}"
 
-    def _changed(self, change: Callable[..., tuple[Tensor, ...]]) -> "GaussianMixture":
+    def _changed(
+        self, change: algebra.Change[P], *args: P.args, **kwargs: P.kwargs
+    ) -> "GaussianMixture":
         """Return the mixture of what `change` makes of the parameters."""
         change = change if self._validates else algebra.leaving_nan_alone(change)
-        return self._with_parameters(**joint(*change(*self._parameters)))
+        return self._with_parameters(**joint(*change(*self._parameters, *args, **kwargs)))
 
     def _with_parameters(self, **parameters: Tensor) -> "GaussianMixture":
         return self._copy(**parameters)
@@ -760,7 +764,7 @@ class OutputMixture(GaussianMixture):
             check_finite("outputs", self.outputs)
 
     @lazy_property
-    def _parameters(self) -> Parameters:  # type: ignore[override]
+    def _parameters(self) -> Parameters:
         return self.output_map.parameters(self.outputs)
 
     @property

@@ -1,7 +1,7 @@
 """The recurrent networks of the paper."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +213,13 @@ class PredictionNetwork(nn.Module):
             usual = torch.where(size > 0, size, 1.0).to(weight)
             read[:, :event_size] /= usual.clamp_min(10 / torch.finfo(weight.dtype).max)
         return self
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, strokes: Tensor, state: State | None = None, mask: Tensor | None = None
+        ) -> tuple[StrokeDistribution, State]:
+            """See `forward`."""
 
     def forward(
         self, strokes: Tensor, state: State | None = None, mask: Tensor | None = None

@@ -18,7 +18,7 @@ from mdn_dist._pyro import Bernoulli, Categorical, OneHotCategorical
 from mdn_dist._torch import Shape, lazy_property, static_size, tracing
 
 
-class Pen(Container):
+class Pen(Container, Distribution):
     """A distribution of torch's that also tells how the points of strokes hold its values.
 
     A point ends in the pen's values, ``(*, size)``, and a row of raw outputs begins with as many
@@ -141,7 +141,7 @@ class BernoulliPen(Pen, Bernoulli):
     _derived = ("probs",)
 
     @property
-    def _param(self) -> Tensor:
+    def _param(self) -> Tensor:  # type: ignore[override]  # torch sets it
         return self.logits
 
     @staticmethod

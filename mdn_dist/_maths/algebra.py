@@ -8,6 +8,7 @@ the precision that they have, and no matrix product is taken, for autocast to ru
 import math
 from collections.abc import Callable, Sequence
 from operator import index
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from mdn_dist._maths.density import posterior, whiten
 from mdn_dist._maths.floats import least_scale, widen
 from mdn_dist._maths.maps import sharpen
 
+P = ParamSpec("P")
 Mixture = tuple[Tensor, Tensor, Tensor]
+Change = Callable[Concatenate[Tensor, Tensor, Tensor, P], Mixture]
+"""Takes a mixture, and what else it needs."""
 
 
 def mean(logits: Tensor, loc: Tensor) -> Tensor:
@@ -51,21 +55,25 @@ def sharpened(
     return sharpen(logits, by_weight), loc, torch.where(vanished, least, scaled)
 
 
-def leaving_nan_alone(change: Callable[..., Mixture]) -> Callable[..., Mixture]:
+def leaving_nan_alone(change: Change[P]) -> Change[P]:
     """Return `change` such that batch elements with what is not a number come out as NaN.
 
     They send back no gradient of 0 times NaN, should a mask leave them out later.
     """
 
-    def safe(*parameters: Tensor) -> Mixture:
-        logits, loc, scale_tril = parameters
+    def safe(
+        logits: Tensor, loc: Tensor, scale_tril: Tensor, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Mixture:
         sound = (
             logits.amax(-1).isfinite()
             & loc.isfinite().flatten(-2).all(-1)
             & scale_tril.isfinite().flatten(-3).all(-1)
         )
         masks = [sound[(..., *[None] * n)] for n in (1, 2, 3)]
-        changed = change(*(torch.where(m, p, 1.0) for m, p in zip(masks, parameters, strict=True)))
+        logits, loc, scale_tril = (
+            torch.where(m, p, 1.0) for m, p in zip(masks, (logits, loc, scale_tril), strict=True)
+        )
+        changed = change(logits, loc, scale_tril, *args, **kwargs)
         first, second, third = (
             torch.where(m, p, math.nan) for m, p in zip(masks, changed, strict=True)
         )

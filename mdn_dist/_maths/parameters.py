@@ -32,10 +32,10 @@ def component_shape(logits: Size, loc: Size, scale_tril: Size) -> Size:
     if tracing():
         return torch.broadcast_shapes(logits, loc[:-1], scale_tril[:-2])  # type: ignore[no-any-return]
     parameters = {"logits": (logits, 1), "loc": (loc, 2), "scale_tril": (scale_tril, 3)}
-    for name, (shape, dimensions) in parameters.items():
-        if len(shape) < dimensions:
+    for name, (own, dimensions) in parameters.items():
+        if len(own) < dimensions:
             raise ValueError(
-                f"{name} must have at least {dimensions} dimensions, got shape {tuple(shape)}"
+                f"{name} must have at least {dimensions} dimensions, got shape {tuple(own)}"
             )
     size = loc[-1]
     shapes = f"got logits {tuple(logits)}, loc {tuple(loc)}, scale_tril {tuple(scale_tril)}"
