@@ -678,8 +678,11 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         self, change: algebra.Change[P], *args: P.args, **kwargs: P.kwargs
     ) -> "GaussianMixture":
         """Return the mixture of what `change` makes of the parameters."""
-        change = change if self._validates else algebra.leaving_nan_alone(change)
-        return self._with_parameters(**joint(*change(*self._parameters, *args, **kwargs)))
+        if self._validates:
+            changed = change(*self._parameters, *args, **kwargs)
+        else:
+            changed = algebra.leaving_nan_alone(change, self._parameters, *args, **kwargs)
+        return self._with_parameters(**joint(*changed))
 
     def _with_parameters(self, **parameters: Tensor) -> "GaussianMixture":
         return self._copy(**parameters)

@@ -15,7 +15,7 @@ from mdn_dist._maths.draw import draw_index, uniform_like
 from mdn_dist._maths.floats import widen
 from mdn_dist._maths.maps import sharpen
 from mdn_dist._pyro import Bernoulli, Categorical, OneHotCategorical
-from mdn_dist._torch import Shape, lazy_property, static_size, tracing
+from mdn_dist._torch import Shape, lazy_property, static_size, tracing, unviewed
 
 
 class Pen(Container, Distribution):
@@ -55,7 +55,7 @@ class Pen(Container, Distribution):
     @classmethod
     def of_rows(cls, logits: Tensor, validate_args: bool | None = None) -> Self:
         """Return the pen of logits ``(*, size)``."""
-        return cls(logits if cls._parts["logits"] else logits.squeeze(-1), validate_args)
+        return cls(logits if cls._parts["logits"] else unviewed(logits.squeeze(-1)), validate_args)
 
     @classmethod
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:

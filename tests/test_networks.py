@@ -257,7 +257,7 @@ def test_either_clip_can_be_switched_off(clip_lstm, clip_outputs):
     outputs, *_ = unrolled(network, strokes, clip_lstm, clip_outputs)
     score = StrokeDistribution.from_outputs(outputs, 3).log_prob(target).sum()
     assert_same_gradients(found, gradients(network, -1e6 * score))
-    both = network_of(2)
+    both = network_of(2, clip_lstm=10.0, clip_outputs=100.0)
     bounded = gradients(both, -1e6 * both(strokes)[0].log_prob(target).sum())
     name = "layers.0.weight_hh_l0"
     assert (found[name] - bounded[name]).abs().max() > 1

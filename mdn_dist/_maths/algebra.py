@@ -55,31 +55,28 @@ def sharpened(
     return sharpen(logits, by_weight), loc, torch.where(vanished, least, scaled)
 
 
-def leaving_nan_alone(change: Change[P]) -> Change[P]:
-    """Return `change` such that batch elements with what is not a number come out as NaN.
+def leaving_nan_alone(
+    change: Change[P], parameters: Mixture, /, *args: P.args, **kwargs: P.kwargs
+) -> Mixture:
+    """Apply `change` such that batch elements with what is not a number come out as NaN.
 
     They send back no gradient of 0 times NaN, should a mask leave them out later.
     """
-
-    def safe(
-        logits: Tensor, loc: Tensor, scale_tril: Tensor, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Mixture:
-        sound = (
-            logits.amax(-1).isfinite()
-            & loc.isfinite().flatten(-2).all(-1)
-            & scale_tril.isfinite().flatten(-3).all(-1)
-        )
-        masks = [sound[(..., *[None] * n)] for n in (1, 2, 3)]
-        logits, loc, scale_tril = (
-            torch.where(m, p, 1.0) for m, p in zip(masks, (logits, loc, scale_tril), strict=True)
-        )
-        changed = change(logits, loc, scale_tril, *args, **kwargs)
-        first, second, third = (
-            torch.where(m, p, math.nan) for m, p in zip(masks, changed, strict=True)
-        )
-        return first, second, third
-
-    return safe
+    logits, loc, scale_tril = parameters
+    sound = (
+        logits.amax(-1).isfinite()
+        & loc.isfinite().flatten(-2).all(-1)
+        & scale_tril.isfinite().flatten(-3).all(-1)
+    )
+    masks = [sound[(..., *[None] * n)] for n in (1, 2, 3)]
+    logits, loc, scale_tril = (
+        torch.where(m, p, 1.0) for m, p in zip(masks, parameters, strict=True)
+    )
+    changed = change(logits, loc, scale_tril, *args, **kwargs)
+    first, second, third = (
+        torch.where(m, p, math.nan) for m, p in zip(masks, changed, strict=True)
+    )
+    return first, second, third
 
 
 def narrowed(logits: Tensor, loc: Tensor, scale_tril: Tensor, like: Tensor) -> Mixture:
