@@ -243,7 +243,8 @@ def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
 def _points_last(tensor: Tensor, rows: slice) -> Tensor:
     """Return ``(..., n)`` of some rows of ``(N, ...)``; ``(..., 1)`` of a single one."""
     part = tensor if len(tensor) == 1 else tensor[rows]
-    return part.flatten(1).T.contiguous().unflatten(0, part.shape[1:])
+    columns: Tensor = part.flatten(1).T.contiguous().unflatten(0, part.shape[1:])
+    return columns
 
 
 def _solve_(scale_tril: Tensor, right: Tensor) -> None:
@@ -285,7 +286,8 @@ def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
 def _triangular(scale_tril: Tensor, right: Tensor, *, upper: bool) -> Tensor:
     """Return the solution of a library, which copies less where the room for it is given."""
     room = torch.empty_like(right, memory_format=torch.contiguous_format)
-    return torch.linalg.solve_triangular(scale_tril, right, upper=upper, out=room)
+    torch.linalg.solve_triangular(scale_tril, right, upper=upper, out=room)
+    return room
 
 
 class _ByRows(torch.autograd.Function):
