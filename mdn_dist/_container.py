@@ -67,6 +67,25 @@ class Container:
             changes[name] = part._map(function) if inner else function(part, dimensions)
         return self._copy(**changes)
 
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
+        """Return the distribution over a larger batch, without copying its parameters.
+
+        Args:
+            batch_shape: The batch shape wanted; the present one must broadcast to it.
+            _instance: Unused, for torch's signature.
+
+        Returns:
+            A new distribution.
+
+        Example:
+            >>> from mdn_dist import GaussianMixture
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.expand((7,)).loc.shape
+            torch.Size([7, 1, 2])
+        """
+        shape = Size(batch_shape)
+        return self._map(lambda p, n: expanded(p, shape + p.shape[p.dim() - n :]))
+
     @staticmethod
     def _dump(static: dict[str, Any]) -> dict[str, Any]:
         """Return what is held beside the parameters, fit for JSON, for an exported program."""
@@ -80,9 +99,8 @@ class Container:
 
 # What the distributions hold, for a compiler that has to be told.
 STATE = (
-    *("logits", "loc", "scale_tril", "outputs", "output_map", "offset", "pen", "_param"),
-    *("_batch_shape", "_event_shape", "_event_ndims", "_num_component", "_num_events"),
-    *("_validate_args", "has_rsample"),
+    *("logits", "loc", "scale_tril", "outputs", "output_map", "offset", "pen"),
+    *("_batch_shape", "_event_shape", "_num_component", "_validate_args", "has_rsample"),
 )
 
 
@@ -230,25 +248,6 @@ class BatchDistribution(Container, TorchDistributionMixin):
             "-d.log_prob(d.sample((10_000,))).mean(0) estimates it"
         )
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
-        """Return the distribution over a larger batch, without copying its parameters.
-
-        Args:
-            batch_shape: The batch shape wanted; the present one must broadcast to it.
-            _instance: Unused, for torch's signature.
-
-        Returns:
-            A new distribution.
-
-        Example:
-            >>> from mdn_dist import GaussianMixture
-            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
-            >>> d.expand((7,)).loc.shape
-            torch.Size([7, 1, 2])
-        """
-        shape = Size(batch_shape)
-        return self._map(lambda p, n: expanded(p, shape + p.shape[p.dim() - n :]))
-
     def __getitem__(self, index: Any) -> Self:
         """Index the batch dimensions, as ``d[..., 3]`` or ``d[mask]``.
 
@@ -317,8 +316,12 @@ class BatchDistribution(Container, TorchDistributionMixin):
         size = self.event_shape[0] if size is None else size
         if value.shape[-1:] != (size,):
             raise ValueError(f"{name} must end in {size} values, got shape {tuple(value.shape)}")
+        self._check_batch(value, name, value.shape[:-1])
+
+    def _check_batch(self, value: Tensor, name: str, batch: Size) -> None:
+        """Raise ValueError unless `batch`, that of `value`, broadcasts against the batch shape."""
         try:
-            torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+            torch.broadcast_shapes(batch, self.batch_shape)
         except RuntimeError as error:
             raise ValueError(
                 f"{name} must broadcast against batch shape {tuple(self.batch_shape)}, "
@@ -333,10 +336,8 @@ class BatchDistribution(Container, TorchDistributionMixin):
 def only_kept(mask: Tensor, parameter: Tensor, dimensions: int, neutral: float) -> Tensor:
     """Return a parameter ``(*, ...)``, `neutral` where no point of `mask` needs it."""
     batch = parameter.shape[: parameter.dim() - dimensions]
-    if tracing():
-        needed = mask
-    else:
-        needed = mask if mask.shape == batch else mask.long().sum_to_size(batch) > 0
+    same = tracing() or mask.shape == batch
+    needed = mask if same else mask.long().sum_to_size(batch) > 0
     return torch.where(needed[(..., *[None] * dimensions)], parameter, neutral)
 
 

@@ -132,9 +132,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             >>> GaussianMixture.from_outputs(torch.zeros(7, 15), event_size=1)
             OutputMixture(batch_shape=(7,), components=5, event_size=1, dtype=float32)
         """
-        check_tensor(outputs, "outputs")
-        length = static_size(outputs.shape[-1]) if outputs.dim() else 0
-        output_map = OutputMap.of_length(length, components, event_size, covariance, bounds)
+        output_map = OutputMap.of_rows(outputs, components, event_size, covariance, bounds)
         return OutputMixture(outputs, output_map, validate_args)
 
     @classmethod
@@ -691,13 +689,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         """Return a number, or several that broadcast against the batch, as the mixture's own."""
         if not isinstance(number, Tensor):
             return number
-        try:
-            torch.broadcast_shapes(number.shape, self.batch_shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{name} must broadcast against batch shape {tuple(self.batch_shape)}, "
-                f"got shape {tuple(number.shape)}"
-            ) from error
+        self._check_batch(number, name, number.shape)
         return number.to(self.loc)
 
     def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
@@ -714,7 +706,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         numbers = numbers if numbers.dim() else numbers.expand(size)
         self._check_shape(numbers, name, size)
         if self._validates:
-            check_all(name, numbers.isfinite(), "finite", numbers)
+            check_finite(name, numbers)
         return numbers
 
     def _check_one_coordinate(self, asked: str, instead: str) -> None:
@@ -818,7 +810,8 @@ class OutputMixture(GaussianMixture):
         return draw_rows(self.outputs.detach(), self.output_map, sample_shape, generator)
 
     def _with_parameters(self, **parameters: Tensor) -> GaussianMixture:
-        held = {n: h for n, h in self.__getstate__().items() if n not in ("outputs", "output_map")}
+        own = (*self._parts, *self._settings)
+        held = {name: each for name, each in self.__getstate__().items() if name not in own}
         return GaussianMixture._made_of({**held, **parameters})
 
     @staticmethod

@@ -26,7 +26,7 @@ from mdn_dist._maths.maps import (
     sharpen,
     unsaturate,
 )
-from mdn_dist._torch import tracing
+from mdn_dist._torch import static_size, tracing
 
 BLOCKS = ("weights", "means", "scales", "correlations")
 
@@ -152,17 +152,20 @@ class OutputMap:
             raise TypeError(f"bounds must be Bounds(...) or None, got {self.bounds!r}")
 
     @classmethod
-    def of_length(
+    def of_rows(
         cls,
-        length: int,
+        outputs: Tensor,
         components: int | None,
         event_size: int,
         covariance: Covariance,
         bounds: Bounds | None,
+        pen_size: int = 0,
     ) -> Self:
-        """Return the map of rows of a length; it tells the components where they are None."""
+        """Return the map of rows ``(*, pen_size + size)``, which tell the components if None."""
+        check_tensor(outputs, "outputs")
         if components is None:
             check_counts(event_size=event_size)
+            length = static_size(outputs.shape[-1]) - pen_size if outputs.dim() else 0
             components = max(1, length // sum(_planes(event_size, covariance)))
         return cls(components, event_size, covariance, bounds)
 

@@ -1,7 +1,7 @@
 """Kinds of pens: what a point says beside its offset. To add one, write one class."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Size, Tensor
@@ -15,7 +15,7 @@ from mdn_dist._maths.draw import draw_index, uniform_like
 from mdn_dist._maths.floats import widen
 from mdn_dist._maths.maps import sharpen
 from mdn_dist._pyro import Bernoulli, Categorical, OneHotCategorical
-from mdn_dist._torch import Shape, lazy_property, static_size, tracing, unviewed
+from mdn_dist._torch import lazy_property, static_size, tracing, unviewed
 
 
 class Pen(Container, Distribution):
@@ -55,7 +55,7 @@ class Pen(Container, Distribution):
     @classmethod
     def of_rows(cls, logits: Tensor, validate_args: bool | None = None) -> Self:
         """Return the pen of logits ``(*, size)``."""
-        return cls(logits if cls._parts["logits"] else unviewed(logits.squeeze(-1)), validate_args)
+        return cls(cls._from_rows(logits), validate_args)
 
     @classmethod
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,15 +106,12 @@ class Pen(Container, Distribution):
         """Return the pen with its logits divided by a temperature, a number or ``(*)``."""
         if isinstance(temperature, Tensor):
             temperature = temperature.to(self.logits).unsqueeze(-1)
-        return self._with_rows(sharpen(self.rows, 1 / temperature))
+        return self._copy(logits=self._from_rows(sharpen(self.rows, 1 / temperature)))
 
-    def _with_rows(self, logits: Tensor) -> Self:
-        return self._copy(logits=logits if self._parts["logits"] else logits.squeeze(-1))
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
-        """Return the pen over a larger batch."""
-        shape = Size(batch_shape)
-        return self._map(lambda p, n: p.expand(shape + p.shape[p.dim() - n :]))
+    @classmethod
+    def _from_rows(cls, parameter: Tensor) -> Tensor:
+        """Invert `as_rows`."""
+        return parameter if cls._parts["logits"] else unviewed(parameter.squeeze(-1))
 
     def _settle(self) -> None:
         shape = getattr(self.logits, "shape", Size())
@@ -239,6 +236,11 @@ def pen_class(pen: PenKind) -> type[Pen]:
     if not isinstance(pen, str) or pen not in PENS:
         raise ValueError(f"pen must be 'bernoulli', 'one_hot' or a class of pens, got {pen!r}")
     return PENS[pen]
+
+
+def pen_name(kind: type[Pen]) -> str:
+    """Return the name that `PENS` has for a class of pens, or the class's own."""
+    return next((name for name, each in PENS.items() if each is kind), kind.__name__)
 
 
 def as_pen(given: Distribution) -> Pen:

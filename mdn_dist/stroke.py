@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from mdn_dist._checks import Covariance, check_all, check_finite, check_tensor
+from mdn_dist._checks import Covariance, check_all, check_finite
 from mdn_dist._container import BatchDistribution, only_kept
 from mdn_dist._maths.floats import widen
 from mdn_dist._points import StrokePoint, gather_points
@@ -16,7 +16,7 @@ from mdn_dist._pyro import TorchDistribution
 from mdn_dist._torch import Shape, static_size, unviewed
 from mdn_dist.mixture import GaussianMixture, OutputMixture
 from mdn_dist.outputs import Bounds, OutputMap
-from mdn_dist.pens import Pen, PenKind, as_pen, pen_class
+from mdn_dist.pens import Pen, PenKind, as_pen, pen_class, pen_name
 
 
 @final
@@ -115,10 +115,10 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
             >>> StrokeDistribution.from_outputs(torch.zeros(4, 7, 121)).pen.batch_shape
             torch.Size([4, 7])
         """
-        check_tensor(outputs, "outputs")
         kind = pen_class(pen)
-        length = static_size(outputs.shape[-1]) - kind.size if outputs.dim() else 0
-        output_map = OutputMap.of_length(length, components, event_size, covariance, bounds)
+        output_map = OutputMap.of_rows(
+            outputs, components, event_size, covariance, bounds, kind.size
+        )
         return cls._of_rows(outputs, kind, output_map, validate_args)
 
     @classmethod
@@ -383,5 +383,4 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         return torch.cat([offset, self.pen.likeliest(self.pen.rows).to(offset)], -1)
 
     def _describe(self) -> str:
-        pen = {"BernoulliPen": "bernoulli", "OneHotPen": "one_hot"}.get(type(self.pen).__name__)
-        return f"{self.offset._describe()}, pen={pen}"
+        return f"{self.offset._describe()}, pen={pen_name(type(self.pen))}"

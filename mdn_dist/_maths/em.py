@@ -9,12 +9,17 @@ matrix is made.
 """
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mdn_dist._checks import check_counts, check_tensor, is_number
+from mdn_dist._checks import (
+    Covariance,
+    check_counts,
+    check_covariance,
+    check_tensor,
+    is_number,
+)
 from mdn_dist._maths.floats import at_once, exp_or_zero_, in_float64
 
 FLOOR = 1e-3  # of every scale
@@ -26,8 +31,6 @@ LARGEST = 1e140  # number whose square is to be summed
 FARTHEST = 1e150  # standard deviations from a component: a number whose square is finite
 LOG_ROOT = 0.5 * math.log(2 * math.pi)  # of a Gaussian's normalisation, a coordinate
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
-
-Covariance = Literal["full", "diagonal", "spherical"]
 
 # Logits (R, K), means (R, K, D), factors (R, K, D, D) or, where diagonal, deviations (R, K, D)
 Mixtures = tuple[Tensor, Tensor, Tensor]
@@ -77,7 +80,9 @@ def fit_parameters(
     return logits, loc * unit + centre, scale_tril
 
 
-def _check(points: Tensor, kind: str, min_scale: float | None, tolerance: float) -> None:
+def _check(
+    points: Tensor, covariance: Covariance, min_scale: float | None, tolerance: float
+) -> None:
     """Raise ValueError or TypeError for arguments that no mixture can be fitted with."""
     check_tensor(points, "points")
     if points.dim() != 2 or not points.numel():
@@ -86,8 +91,7 @@ def _check(points: Tensor, kind: str, min_scale: float | None, tolerance: float)
         raise TypeError(f"points must be floating point, got {points.dtype}")
     if not points.isfinite().all():
         raise ValueError("points must be finite, got infinite values or NaN")
-    if kind not in get_args(Covariance):
-        raise ValueError(f"covariance must be 'full', 'diagonal' or 'spherical', got {kind!r}")
+    check_covariance(covariance)
     numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
     for name, number in numbers.items():
         if not is_number(number):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mdn_dist.data.strokes import check_flags, check_floating, check_sequence
+from mdn_dist.pens import OneHotPen
 
 
 def to_pen_states(points: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def from_pen_states(events: Tensor) -> Tensor:
     ends = torch.nonzero(events[:, 4] == 1).flatten().tolist()
     length = ends[0] if ends else len(events)
     states = events[: length + 1, 2:]
-    if not (((states == 0) | (states == 1)).all() and (states.sum(dim=1) == 1).all()):
+    if not OneHotPen.valid(states).all():
         raise ValueError("pen states events[:, 2:] must be one-hot, got another value")
     if length == 0:
         raise ValueError("events must hold a point before the end of the drawing, got none")
