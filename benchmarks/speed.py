@@ -6,7 +6,7 @@
 
 Each ratio is ours over the other, from the medians of interleaved runs in one process: below 1,
 ours is faster. Peers that are not installed are left out; ``pip install -e ".[benchmarks]"`` brings
-them. Before it is timed, a peer's answer is held against ours.
+them. Before it is timed, a peer's answer is held against ours. Rows in parentheses have no target.
 """
 
 import json
@@ -19,15 +19,26 @@ from options import Parser, errors_in_one_line, within, writable, write
 from speed_draws import rsample_ratios, sample_ratios
 from speed_growth import growth
 from speed_libraries import fit_ratios, peer_ratios
-from speed_mixtures import mixture_ratios
+from speed_mixtures import mixture_ratios, shared_ratios
 from speed_networks import step_ratios
-from speed_scores import head_ratios, loss_ratios, memory_ratios
+from speed_scores import (
+    bare_ratios,
+    care_ratios,
+    diagonal_ratios,
+    head_ratios,
+    loss_ratios,
+    memory_ratios,
+)
 from timing import Ratio
 
 GROUPS: dict[str, Callable[[int], list[Ratio]]] = {
     "loss": loss_ratios,
+    "care": care_ratios,
+    "bare": bare_ratios,
+    "diagonal": diagonal_ratios,
     "head": head_ratios,
     "memory": memory_ratios,
+    "shared": shared_ratios,
     "mixture": mixture_ratios,
     "sample": sample_ratios,
     "rsample": rsample_ratios,

@@ -3,7 +3,7 @@
 from functools import partial
 
 import torch
-from timing import Ratio, both_ways, interleave, must_agree
+from timing import Ratio, both_ways, interleave, must_agree, ratio
 from torch import Tensor
 from torch import distributions as td
 
@@ -35,6 +35,21 @@ def stock_score(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) 
 def plain_score(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
     """Scores by the library's plain form, which autograd differentiates."""
     return mixture_log_density(logits, loc, scale_tril, value).mean()
+
+
+def shared_ratios(repeats: int) -> list[Ratio]:
+    """Times many points under one mixture."""
+    ratios = []
+    for size, points in ((1, 50_000), (2, 50_000), (6, 20_000), (32, 1_000)):
+        parameters, value = mixture_parameters(components=20, size=size), torch.randn(points, size)
+        ours, stock = (partial(score, *parameters, value) for score in (our_score, stock_score))
+        must_agree(ours, stock, *parameters)
+        there = (torch.no_grad()(score) for score in (ours, stock))
+        and_back = (both_ways(score, *parameters) for score in (ours, stock))
+        for name, runs in (("forward", there), ("forward and backward", and_back)):
+            what = f"shared parameters, D = {size}, {name}, against stock"
+            ratios.append(Ratio(what, ratio(repeats, *runs), 0.8))
+    return ratios
 
 
 def mixture_ratios(repeats: int) -> list[Ratio]:

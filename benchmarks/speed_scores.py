@@ -7,9 +7,11 @@ import torch
 from peers import hand_nats, log_space_nats, stock_nats
 from timing import Loss, Ratio, Run, both_ways, must_agree, ratio
 from torch import Tensor
+from torch import distributions as td
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mdn_dist import MixtureDensityHead, StrokeDistribution
+from mdn_dist import GaussianMixture, MixtureDensityHead, StrokeDistribution
 
 POINTS, COMPONENTS = 19_200, 20
 
@@ -42,9 +44,9 @@ def log_space_loss(outputs: Tensor, points: Tensor) -> Tensor:
     return log_space_nats(outputs, points).mean()
 
 
-def our_loss(outputs: Tensor, points: Tensor) -> Tensor:
+def our_loss(outputs: Tensor, points: Tensor, validate_args: bool | None = False) -> Tensor:
     """Scores through the library, with its bounds."""
-    distribution = StrokeDistribution.from_outputs(outputs, validate_args=False)
+    distribution = StrokeDistribution.from_outputs(outputs, validate_args=validate_args)
     return -distribution.log_prob(points).mean()
 
 
@@ -65,6 +67,37 @@ def loss_ratios(repeats: int) -> list[Ratio]:
         Ratio("loss against hand-written", ratio(repeats, ours, written), 0.85),
         Ratio("loss, eager, against compiled", ratio(repeats, ours, compiled), 1.5),
         Ratio("loss, compiled, against compiled", ratio(repeats, ours_compiled, compiled), 1.1),
+    ]
+
+
+def care_ratios(repeats: int) -> list[Ratio]:
+    """Times what care costs the loss: checks of all values, which are the default, and a mask."""
+    outputs, points = stroke_task()
+    kept = torch.rand(POINTS) > 0.3
+    nan = torch.where(kept, 0.0, torch.nan).unsqueeze(-1)
+    holed, padded = (outputs.detach() + nan).requires_grad_(), points + nan
+
+    def masked() -> Tensor:
+        distribution = StrokeDistribution.from_outputs(holed, validate_args=False)
+        return -distribution.log_prob(padded, mask=kept).sum() / POINTS
+
+    def selected() -> Tensor:
+        return our_loss(outputs[kept], points[kept]) * (len(points[kept]) / POINTS)
+
+    must_agree(masked, selected)
+    (gradient,), (wanted,) = (
+        torch.autograd.grad(loss(), leaf) for loss, leaf in ((masked, holed), (selected, outputs))
+    )
+    torch.testing.assert_close(gradient, wanted)
+    loss = both_ways(partial(our_loss, outputs, points), outputs)
+    checked = both_ways(partial(our_loss, outputs, points, validate_args=None), outputs)
+    return [
+        Ratio("loss with checks against without", ratio(repeats, checked, loss), 1.1),
+        Ratio(
+            "loss under a mask against without",
+            ratio(repeats, both_ways(masked, holed), loss),
+            1.25,
+        ),
     ]
 
 
@@ -128,3 +161,50 @@ def memory_ratios(repeats: int) -> list[Ratio]:  # noqa: ARG001  # counted, not 
         Ratio("(bytes held, stock)", stock),
         Ratio("(bytes held, hand-written)", written),
     ]
+
+
+def bare_ratios(repeats: int) -> list[Ratio]:
+    """Times a mixture from outputs, without a pen, against the stroke's loss."""
+    outputs, points = stroke_task()
+    rest, offset = outputs.detach()[:, 1:].clone().requires_grad_(), points[:, :2].clone()
+
+    def bare() -> Tensor:
+        mixture = GaussianMixture.from_outputs(rest, validate_args=False)
+        return -mixture.log_prob(offset).mean()
+
+    stroke = partial(our_loss, outputs, points)
+    pen = binary_cross_entropy_with_logits(-outputs[:, 0], points[:, 2])
+    must_agree(lambda: bare() + pen, stroke)
+    runs = both_ways(bare, rest), both_ways(stroke, outputs)
+    return [Ratio("bare mixture against the stroke's loss", ratio(repeats, *runs), 1.0)]
+
+
+def diagonal_ratios(repeats: int) -> list[Ratio]:
+    """Times a mixture in 32 coordinates without correlations, from outputs."""
+    size, components, points = 32, 5, 2_400
+    value = torch.randn(points, size)
+    ratios = []
+    for covariance, scales, target in (("diagonal", size, 0.5), ("spherical", 1, None)):
+        sizes = [components, size * components, scales * components]
+        outputs = torch.randn(points, sum(sizes), requires_grad=True)
+
+        def ours(outputs: Tensor = outputs, covariance: str = covariance) -> Tensor:
+            mixture = GaussianMixture.from_outputs(
+                outputs, event_size=size, covariance=covariance, validate_args=False
+            )
+            return -mixture.log_prob(value).mean()
+
+        def stock(outputs: Tensor = outputs, sizes: list[int] = sizes) -> Tensor:
+            logits, loc, log_scale = outputs.split(sizes, -1)
+            loc, log_scale = (x.unflatten(-1, (-1, components)).mT for x in (loc, log_scale))
+            normal = td.Normal(loc, log_scale.exp(), validate_args=False)
+            normal = td.Independent(normal, 1, validate_args=False)
+            weights = td.Categorical(logits=logits, validate_args=False)
+            mixture = td.MixtureSameFamily(weights, normal, validate_args=False)
+            return -mixture.log_prob(value).mean()
+
+        must_agree(ours, stock, outputs)
+        what = f"{covariance}, D = {size}, from outputs, against stock"
+        measured = ratio(repeats, both_ways(ours, outputs), both_ways(stock, outputs))
+        ratios.append(Ratio(what if target else f"({what})", measured, target))
+    return ratios
