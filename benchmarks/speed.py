@@ -16,11 +16,11 @@ from importlib.util import find_spec
 
 import torch
 from options import Parser, errors_in_one_line, within, writable, write
-from speed_draws import rsample_ratios, sample_ratios
+from speed_draws import mode_ratios, rsample_ratios, sample_ratios
 from speed_growth import growth
 from speed_libraries import fit_ratios, peer_ratios
 from speed_mixtures import mixture_ratios, shared_ratios
-from speed_networks import step_ratios
+from speed_networks import import_ratios, lstm_ratios, step_ratios
 from speed_scores import (
     bare_ratios,
     care_ratios,
@@ -42,9 +42,12 @@ GROUPS: dict[str, Callable[[int], list[Ratio]]] = {
     "mixture": mixture_ratios,
     "sample": sample_ratios,
     "rsample": rsample_ratios,
+    "mode": mode_ratios,
     "step": step_ratios,
+    "lstm": lstm_ratios,
     "peers": peer_ratios,
     "fit": fit_ratios,
+    "import": import_ratios,
 }
 
 
