@@ -16,7 +16,7 @@ def test_a_short_run_writes_its_ratios(tmp_path):
     groups = ["care", "bare", "diagonal", "head", "memory", "shared", "mixture", "sample"]
     groups += ["rsample", "mode", "step", "lstm", "peers"]
     subprocess.run(
-        [sys.executable, SCRIPT, "--repeats", "1", "--json", path, "--only", *groups],
+        [sys.executable, SCRIPT, "--repeats=1", "--threads=1", "--json", path, "--only", *groups],
         check=True,
         capture_output=True,
     )
