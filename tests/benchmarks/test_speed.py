@@ -13,9 +13,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed.py"
 @pytest.mark.slow
 def test_a_short_run_writes_its_ratios(tmp_path):
     path = tmp_path / "speed.json"
-    groups = ["head", "memory", "sample", "mixture", "step", "peers"]
+    groups = ["care", "bare", "diagonal", "head", "memory", "shared", "mixture", "sample"]
+    groups += ["rsample", "mode", "step", "lstm", "peers"]
     subprocess.run(
-        [sys.executable, SCRIPT, "--repeats", "1", "--json", path, "--only", *groups],
+        [sys.executable, SCRIPT, "--repeats=1", "--threads=1", "--json", path, "--only", *groups],
         check=True,
         capture_output=True,
     )
