@@ -199,7 +199,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         return cls(*algebra.narrowed(*parameters, like=points), validate_args)
 
     @classmethod
-    def infer_shapes(cls, logits: Size, loc: Size, scale_tril: Size) -> tuple[Size, Size]:
+    def infer_shapes(cls, logits: Shape, loc: Shape, scale_tril: Shape) -> tuple[Size, Size]:
         """Tell the shapes of a mixture from those of its parameters, as Pyro's protocol has it.
 
         Args:

@@ -5,6 +5,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch.distributions import Distribution
 
+collect_ignore = ["types"]  # for type checkers to read, not to be run
+
 # A busy machine is no fault of the code.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
