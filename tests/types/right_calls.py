@@ -2,6 +2,7 @@
 
 from typing import assert_type
 
+import pyro
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
@@ -139,6 +140,16 @@ assert_type(network(y, state)[0].offset.log_prob(y[..., :2]), torch.Tensor)
 assert_type(network.step(y[:, 0], network.initial_state(4))[0], StrokeDistribution)
 assert_type(generate(network, 10, batch_size=4, bias=0.5, prime=y), torch.Tensor)
 assert_type(generate(Encoder(), steps=10, temperature=torch.ones(1)), torch.Tensor)
+
+# Pyro
+
+
+def model(features: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Annotated, so that its body is checked."""
+    with pyro.plate("sequences", len(features)):
+        pyro.sample("offset", head(features).offset.to_event(0))
+        return pyro.sample("points", head(features).mask(m).to_event(1), obs=observed)
+
 
 # Data
 
