@@ -90,6 +90,8 @@ def test_no_points_have_no_score_and_empty_gradients(size, batch):
     assert score.shape == batch
     gradients = torch.autograd.grad(score.sum(), inputs)
     assert [g.shape for g in gradients] == [t.shape for t in inputs]
+    expanded = [p.expand(*batch, *p.shape) for p in mixture_parameters((), size)]
+    assert mixture_log_prob(*expanded, inputs[3]).shape == batch
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])
@@ -187,22 +189,24 @@ def test_a_point_without_weight_sends_nothing_back(size, batch):
     assert (found[3][rows] != 0).all()
 
 
+@pytest.mark.parametrize("spoilt", [0, 1, 2])
 @pytest.mark.parametrize("size", [1, 2, 9])
-def test_spoilt_shared_parameters_without_weight_get_no_gradient(size):
-    logits, loc, scale_tril = mixture_parameters((), size)
-    loc[0] = math.nan
-    inputs = leaves(logits, loc, scale_tril, normal(6, size, seed=62))
+def test_spoilt_shared_parameters_without_weight_get_no_gradient(size, spoilt):
+    parameters = mixture_parameters((), size)
+    parameters[spoilt][0] = math.nan
+    inputs = leaves(*parameters, normal(6, size, seed=62))
     score = mixture_log_prob(*inputs)
     assert score.isnan().all()
     found = torch.autograd.grad(score, inputs, torch.zeros_like(score))
     assert all((g == 0).all() for g in found)
 
 
+@pytest.mark.parametrize("reach", [1e30, 3e38])
 @pytest.mark.parametrize("size", [1, 2, 6, 9, 32])
-def test_one_far_point_leaves_the_others_of_shared_parameters_alone(size):
+def test_one_far_point_leaves_the_others_of_shared_parameters_alone(size, reach):
     inputs = [t.float() for t in (*mixture_parameters((), size), normal(6, size, seed=63))]
-    inputs[3][2] = 1e30
-    inputs[3][4] = math.nan
+    inputs[2] /= 8
+    inputs[3][2], inputs[3][4] = reach, math.nan
     inputs = leaves(*inputs)
     score = mixture_log_prob(*inputs)
     rows = [0, 1, 3, 5]
@@ -216,7 +220,7 @@ def test_one_far_point_leaves_the_others_of_shared_parameters_alone(size):
     assert all(g.isfinite().all() for g in gradients)
     kept = leaves(*inputs[:3], inputs[3][rows])
     expected = torch.autograd.grad(stock(*(t.double() for t in kept)).sum(), kept[1:3])
-    assert_close(gradients[1:3], expected, rtol=1e-4, atol=1e-4)
+    assert_close(gradients[1:3], expected, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("size", [2, 9])
