@@ -296,5 +296,5 @@ def _triangular(factor: Tensor, right: Tensor, *, upper: bool) -> Tensor:
     if right.shape[-2] == 1:
         return right / factor
     room = torch.empty_like(right, memory_format=torch.contiguous_format)  # it copies less so
-    solution: Tensor = torch.linalg.solve_triangular(factor, right, upper=upper, out=room)
-    return solution
+    torch.linalg.solve_triangular(factor, right, upper=upper, out=room)
+    return room
