@@ -1,6 +1,7 @@
 """Log densities of a mixture by its parameters, with gradients in closed form."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,20 +11,21 @@ from mdn_dist._maths.floats import at_once, exp_or_zero_, farthest
 from mdn_dist._maths.gradients import plain_gradient, silenced
 from mdn_dist._torch import batched, composes, overridable, static_size
 
-CHUNK = 1 << 17  # components of points worked on at once: enough to outweigh the calls
-SMALL = 8  # coordinates up to which substitution beats a batched triangular solver
+# As measured on CPUs: up to SMALL coordinates substitution is faster than a library's solver. Where
+# points have parameters of their own, these are copied for it, which one coordinate is not worth.
+SMALL = 8
+CHUNK = 1 << 16  # components of points worked on at once: enough to outweigh the calls
+Gradients = tuple[Tensor | None, ...]
 
 
 def whiten(loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    """Solve ``L y = x - mu`` for `value` ``(*, D)``: its standard coordinates by each component.
-
-    They are as far as :func:`farthest` from 0.
+    """Express `value` in each component's standard coordinates ``L^-1 (x - mu)``, ``(*, K, D)``.
 
     Example:
         >>> whiten(torch.zeros(1, 2), 2 * torch.eye(2).expand(1, 2, 2), torch.tensor([4.0, 6.0]))
         tensor([[2., 3.]])
     """
-    return _substitute(scale_tril, value.unsqueeze(-2) - loc)  # (*, K, D)
+    return _substitute(scale_tril, value.unsqueeze(-2) - loc)
 
 
 def _substitute(scale_tril: Tensor, right: Tensor) -> Tensor:
@@ -68,11 +70,7 @@ def posterior(
 
 
 def component_log_density(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-    r"""Log of each component's share of the density, :math:`\log \pi_k N(x; \mu_k, L_k L_k^T)`.
-
-    Its ``logsumexp`` over the components is the mixture's log density, its ``softmax`` the
-    responsibilities.
-    """
+    r"""Log of each component's share of the density, :math:`\log \pi_k N(x; \mu_k, L_k L_k^T)`."""
     whitened = whiten(loc, scale_tril, value)
     log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = static_size(loc.shape[-1]) / 2 * math.log(2 * math.pi)
@@ -91,11 +89,6 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
 
     Source:
         Graves 2013 (arXiv:1308.0850), equations 27 to 31, for any number of coordinates.
-
-    Example:
-        >>> one = torch.ones(1, 1, 1)
-        >>> mixture_log_prob(torch.zeros(1), torch.zeros(1, 1), one, torch.zeros(7, 1)).shape
-        torch.Size([7])
     """
     parameters = logits, loc, scale_tril
     if composes(*parameters, value):
@@ -116,10 +109,9 @@ def mixture_log_prob(logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Ten
 
 def _repeats(parameter: Tensor, batch: Size) -> bool:
     """Tell whether a parameter is the same all over its batch, and its gradient that of one."""
-    # A tensor in an expanded shape has a gradient of that shape, not the same all over.
+    # What is expanded has a gradient of its whole shape, where anyone may look at it.
     constant = not (parameter.requires_grad and torch.is_grad_enabled())
-    strides = parameter.stride()[: len(batch)]
-    sizes = zip(batch, strides, strict=True)
+    sizes = zip(batch, parameter.stride(), strict=False)
     return all(size == 1 or (constant and stride == 0 != size) for size, stride in sizes)
 
 
@@ -130,60 +122,49 @@ def _flat(tensor: Tensor, batch: Size, shape: Size) -> Tensor:
 
 
 class _ByPlanes(torch.autograd.Function):
-    """The log density ``(N)`` at points ``(N, D)``, with the points last: steps over long rows.
+    """The log density ``(N)`` at points ``(N, D)``, which come last, for steps over long rows.
 
-    Parameters have a first dimension of N, or of 1 where all the points share them.
+    Parameters have a first dimension of N, or of 1 where all points share them.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-        components, size = loc.shape[1:]
-        log_prob = value.new_empty(len(value))
-        kept = any(ctx.needs_input_grad)
-        chunks = _chunks(loc, value)
-        room = len(value) if kept else chunks[0].stop if chunks else 0
+        (components, size), log_prob = loc.shape[1:], value.new_empty(len(value))
+        kept, chunks = any(ctx.needs_input_grad), _chunks(loc, value)
+        room = len(value) if kept else max((rows.stop - rows.start for rows in chunks), default=0)
         whitened = value.new_empty(components, size, room)
         responsibility = value.new_empty(components, room)
         for rows in chunks:
-            to = rows if kept else slice(len(value[rows]))
-            factor = _points_last(scale_tril, rows)
-            diagonal = factor.diagonal(dim1=1, dim2=2)  # (K, n, D)
-            y = torch.sub(_points_last(value, rows), _points_last(loc, rows), out=whitened[..., to])
+            place = rows if kept else slice(rows.stop - rows.start)
+            factor, mean = _points_last(scale_tril, rows), _points_last(loc, rows)
+            y = torch.sub(_points_last(value, rows), mean, out=whitened[..., place])
             _solve_(factor, y)
-            log_weight = _points_last(logits, rows).log_softmax(0) - diagonal.log().sum(-1)
-            share = responsibility[:, to].copy_(log_weight)
+            log_determinant = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            log_weight = _points_last(logits, rows).log_softmax(0)
+            share = responsibility[:, place].copy_(log_weight - log_determinant)
             for coordinate in y.unbind(1):
                 share.addcmul_(coordinate, coordinate, value=-0.5)
             highest = share.amax(0).clamp_min_(torch.finfo(share.dtype).min)
-            exp_or_zero_(share.sub_(highest))
-            total = share.sum(0)
-            log_prob[rows] = highest + total.log()
-            if kept:
-                share.div_(total.clamp_min_(torch.finfo(total.dtype).tiny))
+            total = exp_or_zero_(share.sub_(highest)).sum(0)
+            torch.add(highest, total.log(), out=log_prob[rows])
+            share.div_(total.clamp_min_(torch.finfo(total.dtype).tiny))
         if kept:
             ctx.save_for_backward(logits, loc, scale_tril, value, responsibility, whitened)
         return log_prob.sub_(size / 2 * math.log(2 * math.pi))
 
     @staticmethod
-    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        weight = weights[0]
-        *inputs, responsibility, whitened = ctx.saved_tensors
+    def backward(ctx: Any, *weights: Tensor) -> Gradients:
+        saved, weight = ctx.saved_tensors, weights[0]
         if torch.is_grad_enabled() or batched(weight):
-            return plain_gradient(mixture_log_density, inputs, weight)
-        gradient = _own_gradient if len(inputs[0]) == len(weight) else _shared_gradient
-        return gradient(inputs, weight, responsibility, whitened, ctx.needs_input_grad)
+            return plain_gradient(mixture_log_density, saved[:4], weight)
+        gradient = _own_gradient if len(saved[0]) == len(weight) else _shared_gradient
+        return gradient(saved, weight, ctx.needs_input_grad)
 
 
-def _own_gradient(
-    inputs: list[Tensor],
-    weight: Tensor,
-    responsibility: Tensor,
-    whitened: Tensor,
-    wanted: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+def _own_gradient(saved: Sequence[Tensor], weight: Tensor, wanted: Sequence[bool]) -> Gradients:
     """Return the gradients where each point has parameters of its own."""
-    logits, loc, scale_tril, value = inputs
-    found = [torch.empty_like(x.flatten(1)) for x in inputs]
+    logits, loc, scale_tril, value, responsibility, whitened = saved
+    found = [torch.empty_like(x.flatten(1)) for x in saved[:4]]
     for rows in _chunks(loc, value):
         factor, y = _points_last(scale_tril, rows), whitened[..., rows]
         share = responsibility[:, rows] * weight[rows]
@@ -193,31 +174,28 @@ def _own_gradient(
         if wanted[2]:
             for i in range(y.shape[1]):
                 torch.mul(pull[:, i : i + 1], y[:, : i + 1], out=by_factor[:, i, : i + 1])
-            diagonals = (f.diagonal(dim1=1, dim2=2) for f in (by_factor, factor))  # (K, n, D)
-            next(diagonals).sub_(share.unsqueeze(-1) / next(diagonals))
+            slope = share.unsqueeze(-1) / factor.diagonal(dim1=1, dim2=2)  # (K, n, D)
+            by_factor.diagonal(dim1=1, dim2=2).sub_(slope)
         share.addcmul_(_points_last(logits, rows).softmax(0), weight[rows], value=-1)
         for gradient, planes in zip(found, (share, pull, by_factor, -pull.sum(0)), strict=True):
-            gradient[rows] = planes.flatten(0, -2).T
-    return silenced(weight == 0, *(g.view_as(x) for g, x in zip(found, inputs, strict=True)))
+            gradient[rows] = planes.flatten(0, -2).T  # a copy of two dimensions, which is fast
+    return silenced(weight == 0, *(g.view_as(x) for g, x in zip(found, saved, strict=False)))
 
 
-def _shared_gradient(
-    inputs: list[Tensor],
-    weight: Tensor,
-    responsibility: Tensor,
-    whitened: Tensor,
-    wanted: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients where all points share the parameters: from moments, solved for once."""
-    logits, loc, scale_tril, value = inputs
-    factor, by_value = _points_last(scale_tril, slice(None)), torch.zeros_like(value)
-    size, idle = loc.shape[-1], weight == 0
-    count, moments = torch.zeros_like(logits[0]), loc.new_zeros(*loc.shape[1:], 1 + size)
+def _shared_gradient(saved: Sequence[Tensor], weight: Tensor, wanted: Sequence[bool]) -> Gradients:
+    r"""Return the gradients where all points share the parameters.
+
+    Those by the means and factors are :math:`L^{-T} \sum_n r_n y_n` and
+    :math:`L^{-T} \sum_n r_n y_n y_n^T`: the moments are solved for once.
+    """
+    logits, loc, scale_tril, value, responsibility, whitened = saved
+    factor, idle = _points_last(scale_tril, slice(None)), weight == 0
+    by_value, count = torch.zeros_like(value), torch.zeros_like(logits[0])
+    moments = loc.new_zeros(*loc.shape[1:], 1 + loc.shape[2])  # (K, D, 1 + D)
     for rows in _chunks(loc, value):
-        y = whitened[..., rows]
-        share = responsibility[:, rows] * weight[rows]
+        y, share = whitened[..., rows], responsibility[:, rows] * weight[rows]
         if not idle.is_cpu or idle[rows].any():
-            share, y = share.masked_fill_(idle[rows], 0.0), y.masked_fill(idle[rows], 0.0)
+            y, share = (x.masked_fill(idle[rows], 0.0) for x in (y, share))
         pull = y * share.unsqueeze(1)
         count += share.sum(-1)
         moments[..., 0] += pull.sum(-1)
@@ -226,11 +204,10 @@ def _shared_gradient(
             _solve_transposed_(factor, pull)
             by_value[rows] = -pull.sum(0).T
     _solve_transposed_(factor, moments)
-    by_loc, by_scale_tril = moments[..., 0], moments[..., 1:].tril()
-    diagonal = scale_tril[0].diagonal(dim1=-2, dim2=-1)
-    by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(count.unsqueeze(-1) / diagonal)
+    by_scale_tril, diagonal = moments[..., 1:].tril(), scale_tril[0].diagonal(dim1=1, dim2=2)
+    by_scale_tril.diagonal(dim1=1, dim2=2).sub_(count.unsqueeze(-1) / diagonal)
     by_logits = count - logits[0].softmax(-1) * weight.sum()
-    found = (g.unsqueeze(0) for g in (by_logits, by_loc, by_scale_tril))
+    found = (g.unsqueeze(0) for g in (by_logits, moments[..., 0], by_scale_tril))
     return *silenced(idle.all().unsqueeze(0), *found), *silenced(idle, by_value)
 
 
@@ -243,12 +220,11 @@ def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
 def _points_last(tensor: Tensor, rows: slice) -> Tensor:
     """Return ``(..., n)`` of some rows of ``(N, ...)``; ``(..., 1)`` of a single one."""
     part = tensor if len(tensor) == 1 else tensor[rows]
-    columns: Tensor = part.flatten(1).T.contiguous().unflatten(0, part.shape[1:])
-    return columns
+    return part.flatten(1).T.contiguous().view(*part.shape[1:], -1)
 
 
 def _solve_(scale_tril: Tensor, right: Tensor) -> None:
-    """Overwrite `right` ``(K, D, n)`` with ``L^-1 right`` for factors ``(K, D, D, n or 1)``."""
+    """Overwrite `right` ``(K, D, n)`` with ``L^-1 right``, for ``L`` of ``(K, D, D, n or 1)``."""
     if right.shape[1] > SMALL:
         right.copy_(_solve(scale_tril.squeeze(-1), right))
         return
@@ -270,35 +246,14 @@ def _solve_transposed_(scale_tril: Tensor, right: Tensor) -> None:
             right[:, :j].addcmul_(scale_tril[:, j, :j], right[:, j : j + 1], value=-1)
 
 
-def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
-    """Return ``L^-1 right`` for `right` ``(*, D, n)``; points too far end as :func:`farthest`."""
-    limit = farthest(right.dtype)
-    if right.shape[-2] == 1:
-        return (right / scale_tril).clamp_(-limit, limit)
-    solution = _triangular(scale_tril, right, upper=False)
-    if solution.is_cpu and solution.sum().isfinite():
-        return solution
-    sound = right.isfinite().all(-2, keepdim=True)
-    sound = sound & scale_tril.isfinite().flatten(-2).all(-1)[..., None, None]
-    return torch.where(sound, solution.nan_to_num(limit, limit, -limit), solution)
-
-
-def _triangular(scale_tril: Tensor, right: Tensor, *, upper: bool) -> Tensor:
-    """Return the solution of a library, which copies less where the room for it is given."""
-    room = torch.empty_like(right, memory_format=torch.contiguous_format)
-    torch.linalg.solve_triangular(scale_tril, right, upper=upper, out=room)
-    return room
-
-
 class _ByRows(torch.autograd.Function):
-    """The same for parameters of each point's own, by a library's triangular solver."""
+    """The same where each point has parameters of its own, by a library's triangular solver."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
-        diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-        difference = value.unsqueeze(-2) - loc  # (N, K, D)
-        whitened = _solve(scale_tril, difference.unsqueeze(-1)).squeeze(-1)
-        share = logits.log_softmax(-1) - diagonal.log().sum(-1) - whitened.square().sum(-1) / 2
+        log_determinant = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        whitened = _solve(scale_tril, (value.unsqueeze(-2) - loc).unsqueeze(-1)).squeeze(-1)
+        share = logits.log_softmax(-1) - log_determinant - whitened.square().sum(-1) / 2  # (N, K)
         total = share.logsumexp(-1, keepdim=True)
         if any(ctx.needs_input_grad):
             responsibility = exp_or_zero_(share.sub_(total.clamp_min(torch.finfo(total.dtype).min)))
@@ -306,23 +261,40 @@ class _ByRows(torch.autograd.Function):
         return total.squeeze(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
 
     @staticmethod
-    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        weight = weights[0]
+    def backward(ctx: Any, *weights: Tensor) -> Gradients:
         *inputs, responsibility, whitened = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(weight):
-            return plain_gradient(mixture_log_density, inputs, weight)
+        if torch.is_grad_enabled() or batched(weights[0]):
+            return plain_gradient(mixture_log_density, inputs, weights[0])
         logits, _, scale_tril, _ = inputs
-        size = scale_tril.shape[-1]
-        share = responsibility * weight.unsqueeze(-1)
-        by_logits = share - logits.softmax(-1) * weight.unsqueeze(-1)
+        weight = weights[0].unsqueeze(-1)  # (N, 1)
+        share = responsibility * weight
+        by_logits = share - logits.softmax(-1) * weight
         right = (whitened * share.unsqueeze(-1)).unsqueeze(-1)
-        right = _triangular(scale_tril.mT, right, upper=True) if size > 1 else right / scale_tril
-        by_loc = right.squeeze(-1)
+        by_loc = _triangular(scale_tril.mT, right, upper=True).squeeze(-1)
         by_scale_tril = None
         if ctx.needs_input_grad[2]:
             by_scale_tril = by_loc.unsqueeze(-1) * whitened.unsqueeze(-2)
-            if size > 1:
+            if by_scale_tril.shape[-1] > 1:  # else a matter of time
                 by_scale_tril.tril_()
             diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
             by_scale_tril.diagonal(dim1=-2, dim2=-1).sub_(share.unsqueeze(-1) / diagonal)
-        return silenced(weight == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
+        return silenced(weights[0] == 0, by_logits, by_loc, by_scale_tril, -by_loc.sum(-2))
+
+
+def _solve(scale_tril: Tensor, right: Tensor) -> Tensor:
+    """Return ``L^-1 right`` for `right` ``(*, D, n)``; points too far end as :func:`farthest`."""
+    solution = _triangular(scale_tril, right, upper=False)
+    if solution.is_cpu and solution.sum().isfinite():
+        return solution
+    limit, sound = farthest(right.dtype), scale_tril.isfinite().flatten(-2).all(-1)
+    sound = sound[..., None, None] & right.isfinite().all(-2, keepdim=True)
+    return torch.where(sound, solution.nan_to_num(limit, limit, -limit), solution)
+
+
+def _triangular(factor: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return ``factor^-1 right``, likewise, by a library."""
+    if right.shape[-2] == 1:
+        return right / factor
+    room = torch.empty_like(right, memory_format=torch.contiguous_format)  # it copies less so
+    torch.linalg.solve_triangular(factor, right, upper=upper, out=room)
+    return room
