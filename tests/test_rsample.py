@@ -16,6 +16,7 @@ from torch.special import ndtr
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture
+from mdn_dist._maths import pathwise
 from mdn_dist._maths.draw import draw_offset
 from mdn_dist._maths.rosenblatt import reparameterize
 
@@ -213,7 +214,8 @@ def test_the_points_are_those_of_sample(size, batch, sample_shape):
         assert not d.rsample().requires_grad
 
 
-def test_many_rows_are_pulled_back_like_few():
+def test_many_rows_are_pulled_back_like_few(monkeypatch):
+    monkeypatch.setattr(pathwise, "PLANE", 3 * 1024)
     parameters = mixture_parameters((2500,), 3)
     points = GaussianMixture(*parameters).sample(generator=generator(4))
 
@@ -224,6 +226,104 @@ def test_many_rows_are_pulled_back_like_few():
     whole = gradients(slice(None))
     for i in (0, 1023, 1024, 2499):
         assert_close([g[i] for g in whole], list(gradients(i)), rtol=1e-11, atol=1e-11)
+
+
+def seen_near(monkeypatch):
+    """A list to which every few rows that are pulled back add whether all of them are near."""
+    near, pull_back = [], pathwise._pull_back_near
+
+    def noted(*tensors):
+        found = pull_back(*tensors)
+        near.append(found is not None)
+        return found
+
+    monkeypatch.setattr(pathwise, "_pull_back_near", noted)
+    return near
+
+
+def both_ways(monkeypatch, parameters, points, pull):
+    """Derivatives as they are found, and by the way that is exact for points however far."""
+    found = pathwise._pull_back_rows(*parameters, points, pull)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathwise, "_pull_back_near", lambda *_: None)
+        return found, pathwise._pull_back_rows(*parameters, points, pull)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 20])
+def test_draws_are_near_where_both_ways_agree(monkeypatch, size, family, dtype):
+    parameters = [p.to(dtype).expand(5000, *p.shape) for p in family(size)]
+    points = GaussianMixture(*parameters).sample(generator=generator(10))
+    near = seen_near(monkeypatch)
+    pairs = both_ways(monkeypatch, parameters, points, torch.ones_like(points))
+    assert near == [True]
+    for found, exact in zip(*pairs, strict=True):
+        largest = exact.flatten(1).abs().amax(1)
+        error = (found - exact).flatten(1).abs().amax(1) / largest.clamp_min(1e-30)
+        assert error.quantile(0.9) < 200 * torch.finfo(dtype).eps
+        assert error.max() < 2e4 * torch.finfo(dtype).eps
+
+
+def test_tails_are_told_apart_where_the_mean_is_far_from_the_median(monkeypatch):
+    logits, loc = torch.tensor([[0.0, 0.0, -25.0]]), torch.tensor([[[0.0], [0.5], [1e15]]])
+    near = seen_near(monkeypatch)
+    for place in (-5.0, 0.0, 5.0):
+        leaves = [p.requires_grad_() for p in (logits, loc, torch.ones(1, 3, 1, 1))]
+        point = torch.tensor([[place]])
+        single = torch.autograd.grad(reparameterize(*leaves, point), leaves)
+        wide = [p.detach().double().requires_grad_() for p in leaves]
+        double = torch.autograd.grad(reparameterize(*wide, point.double()), wide)
+        assert_close([g.double() for g in single], list(double), rtol=1e-5, atol=1e-30)
+    assert all(near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits, loc, scale_tril: (logits, loc + 1e4, scale_tril),
+        lambda logits, loc, scale_tril: (logits, loc + 20, scale_tril),
+        lambda logits, loc, scale_tril: (logits, loc, torch.nan * scale_tril),
+    ],
+    ids=["far", "tail", "nan"],
+)
+def test_a_row_that_is_not_near_is_pulled_back_the_exact_way(monkeypatch, change, dtype):
+    parameters = [p.to(dtype) for p in mixture_parameters((9,))]
+    points = GaussianMixture(*parameters).sample(generator=generator(11))
+    changed = change(*(p[4] for p in parameters))
+    for parameter, row in zip(parameters, changed, strict=True):
+        parameter[4] = row
+    near = seen_near(monkeypatch)
+    found, exact = both_ways(monkeypatch, parameters, points, torch.ones_like(points))
+    assert near == [False]
+    assert_close(found, exact, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("logit", "loc", "scale", "place"),
+    [
+        (-1.0, [-1e4, 1e4], 1.0, 0.0),
+        (-75.0, [0, 8e-10], 1e-10, 15e-10),
+        (0.0, [0, 1e37], 3e37, 9e37),
+    ],
+    ids=["in a wide gap", "of hardly any weight", "whose inverse density overflows"],
+)
+def test_a_point_is_pulled_back_the_exact_way(monkeypatch, logit, loc, scale, place):
+    parameters = (
+        torch.tensor([[0.0, logit]]),
+        torch.tensor(loc).view(1, 2, 1),
+        torch.full((1, 2, 1, 1), scale),
+    )
+    near, found = seen_near(monkeypatch), []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [p.to(dtype).requires_grad_() for p in parameters]
+        moved = reparameterize(*leaves, torch.tensor([[place]]).to(dtype))
+        gradients = torch.autograd.grad(moved, leaves)
+        # in the gap those by logits are infinite
+        found.append([g.double().nan_to_num(0, 0, 0) for g in gradients])
+    assert not near[0]
+    assert_close(*found, rtol=1e-4, atol=1e-30)
 
 
 @SIZES

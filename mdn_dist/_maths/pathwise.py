@@ -7,58 +7,18 @@ is while the parameters :math:`\theta` move has the derivative
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import erfc, erfcx
 
-from mdn_dist._maths.density import posterior, whiten
+from mdn_dist._maths.conditionals import conditionals, moved
 from mdn_dist._maths.floats import at_once, exp_or_zero_
 from mdn_dist._torch import batched, nested_forward, overridable, traced, tracing
 
-CHUNK = 4096  # points dealt with at once: enough for two threads, few enough for a cache
-NEAR = 32.0  # half squared distance, on top of the coordinates' number: of no draw in a lifetime
-SMALLEST_TAIL = 1e-25
-
-
-class Conditional(NamedTuple):
-    """One coordinate of a point given those before it, ``(*, K)``, and its density, ``(*)``."""
-
-    log_weight: Tensor  # of the components, normalised, before the coordinate is known
-    scale: Tensor
-    whitened: Tensor
-    log_share: Tensor  # the log weights afterwards, normalised
-    log_density: Tensor
-
-
-def conditionals(
-    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor
-) -> list[Conditional]:
-    """Return every coordinate of `value`, ``(*, D)``, given those before it."""
-    found: list[Conditional] = []
-    for x in value.split(1, -1):
-        log_weight = found[-1].log_share if found else logits.log_softmax(-1)
-        mean, scale = next_coordinate(loc, scale_tril, [c.whitened for c in found])
-        found.append(condition(log_weight, mean, scale, x))
-    return found
-
-
-def next_coordinate(
-    loc: Tensor, scale_tril: Tensor, whitened: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return mean and scale ``(*, K)`` of the next coordinate given the whitened ones before it."""
-    d = len(whitened)
-    known = sum(scale_tril[..., d, j] * y for j, y in enumerate(whitened))
-    return loc[..., d] + known, scale_tril[..., d, d]
-
-
-def condition(log_weight: Tensor, mean: Tensor, scale: Tensor, x: Tensor) -> Conditional:
-    """Return what the coordinate `x`, ``(*, 1)``, is and tells."""
-    mean, scale = mean.unsqueeze(-1), scale[..., None, None]
-    whitened = whiten(mean, scale, x)
-    log_share, log_density = posterior(log_weight, mean, scale, whitened)
-    return Conditional(log_weight, scale[..., 0, 0], whitened.squeeze(-1), log_share, log_density)
+PLANE = 2**16  # numbers by row and component at once: enough for two threads, few for a cache
+NEAR = 32.0  # half squared distance beyond one a coordinate, farther than draws ever are
+SMALLEST_TAIL = 1e-25  # the rounding of its parts to 0, below 1e-38, is lost in it
 
 
 @overridable
@@ -76,9 +36,9 @@ def attach(
     )
     tensors = [tensor.to(value.dtype) for tensor in each]
     if tracing():  # what it saves can hold no Function
-        moved = [tensor - tensor.detach() for tensor in tensors[:4]]
+        steps = [tensor - tensor.detach() for tensor in tensors[:4]]
         at = [tensor.detach() for tensor in (*tensors[:3], value)]
-        return value + _push_forward(*at, *moved).nan_to_num(0)
+        return value + _push_forward(*at, *steps).nan_to_num(0)
     kind = _Attach if torch.compiler.is_compiling() else _ForwardAttach
     attached: Tensor = kind.apply(*tensors)  # type: ignore[no-untyped-call]
     return attached
@@ -132,11 +92,11 @@ class _ForwardAttach(_Attach):
             )
         logits, loc, scale_tril, value = ctx.saved_tensors
         uniform = torch.zeros_like(value)
-        moved = (
+        steps = (
             torch.zeros_like(like) if tangent is None else tangent
             for tangent, like in zip(tangents[:4], (logits, loc, scale_tril, uniform), strict=True)
         )
-        return _push_forward(logits, loc, scale_tril, value, *moved)
+        return _push_forward(logits, loc, scale_tril, value, *steps)
 
 
 def _pull_back(
@@ -152,7 +112,7 @@ def _pull_back(
         [row.unbind(-1) for row in scale_tril.unbind(-2)],
         whitened,
         [c.log_share.exp() for c in each],
-        [_moved(c) for c in each],
+        [moved(c) for c in each],
         [1.0] * len(each),
         gradient.split(1, -1),
         -1,
@@ -173,8 +133,8 @@ def _adjoint(
     factor: Sequence[Sequence[Tensor]],  # by row and column, with the components along `axis`
     whitened: Sequence[Tensor],
     shares: Sequence[Tensor],
-    moved: Sequence[Tensor],
-    unit: Sequence[Tensor | float],  # of what moved, with 1 along `axis`
+    lifted: Sequence[Tensor],  # of `moved`, in units of
+    unit: Sequence[Tensor | float],  # with 1 along `axis`
     gradient: Sequence[Tensor],  # by the point's coordinates, with 1 along `axis`
     axis: int,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -185,7 +145,7 @@ def _adjoint(
     """
     rates = [gradient[-1]]
     by_loc = [rates[0] * shares[-1]]
-    by_weight = [-rates[0] * unit[-1] * moved[-1]]
+    by_weight = [-rates[0] * unit[-1] * lifted[-1]]
     for d in reversed(range(len(whitened) - 1)):
         later = whitened[d] * by_weight[0]
         for i, pulled in enumerate(by_loc, d + 1):
@@ -193,29 +153,9 @@ def _adjoint(
         later = later / factor[d][d]
         rate = gradient[d] - later.sum(axis, keepdim=True)
         by_loc = [later.addcmul(rate, shares[d]), *by_loc]
-        by_weight = [by_weight[0].addcmul(rate * unit[d], moved[d], value=-1), *by_weight]
+        by_weight = [by_weight[0].addcmul(rate * unit[d], lifted[d], value=-1), *by_weight]
         rates = [rate, *rates]
     return by_weight, by_loc, rates
-
-
-def _moved(coordinate: Conditional) -> Tensor:
-    r"""Return :math:`w_k (\Phi(y_k) - u) / f` for the density :math:`f`, ``(*, K)``.
-
-    Any constant may be taken from every :math:`\Phi`, since :math:`u` is their mean. With 0 where
-    :math:`u < 1/2` and 1 elsewhere, what is left is small where the density is. Beyond a
-    component's mean it is the component's own share of the density times Mills' ratio.
-    """
-    log_weight, scale, whitened, log_share, log_density = coordinate
-    weight, x = log_weight.exp(), whitened * -math.sqrt(0.5)
-    lower = (weight * erfc(x)).sum(-1, keepdim=True) < 1
-    side = torch.where(lower, 1.0, -1.0).to(x)
-    x = x * side
-    beyond = x > 0
-    mills = math.sqrt(math.pi / 2) * erfcx(x.clamp_min(0))
-    over_density = torch.where(beyond, 0.0, log_weight - log_density.unsqueeze(-1)).exp()
-    inside = over_density * erfc(x.clamp_max(0)) / 2
-    ratio = torch.where(beyond, log_share.exp() * scale * mills, inside)
-    return (ratio - weight * ratio.sum(-1, keepdim=True)) * side
 
 
 def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
@@ -223,7 +163,7 @@ def _pull_back_rows(*tensors: Tensor) -> list[Tensor]:
     shape = tensors[0].shape[:-1]
     rows = [t.reshape(-1, *t.shape[len(shape) :]) for t in tensors]
     whole = [t.new_empty(t.shape) for t in rows[:4]]
-    count = at_once(CHUNK, rows[0])
+    count = at_once(max(1, PLANE // tensors[0].shape[-1]), rows[0])
     for chunk in zip(*(t.split(count) for t in (*rows, *whole)), strict=True):
         found = _pull_back_near(*chunk[:5]) or _pull_back(*chunk[:5])
         for part, gradient in zip(chunk[5:], found, strict=True):
@@ -241,12 +181,13 @@ def _pull_back_near(*tensors: Tensor) -> tuple[Tensor, ...] | None:
     seen = _see_near(logits, loc, factor, value)
     if seen is None:
         return None
-    whitened, shares, moved, unit, spread = seen
+    whitened, shares, lifted, unit, spread = seen
     pull = gradient.unsqueeze(1).unbind(0)
-    by_weight, by_loc, rates = _adjoint(factor, whitened.unbind(1), shares, moved, unit, pull, 0)
-    by_scale_tril = torch.zeros_like(scale_tril)
+    by_weight, by_loc, rates = _adjoint(factor, whitened.unbind(1), shares, lifted, unit, pull, 0)
+    by_scale_tril = torch.empty_like(scale_tril)
     for d, by_mean in enumerate(by_loc):
         torch.mul(by_mean.unsqueeze(1), whitened[:, : d + 1], out=by_scale_tril[:, d, : d + 1])
+        by_scale_tril[:, d, d + 1 :] = 0
         if by_weight[d + 1 :]:
             by_scale_tril[:, d, d].addcdiv_(by_weight[d + 1], factor[d][d], value=-1)
     by_uniform = torch.cat([r * s for r, s in zip(rates, spread, strict=True)])
@@ -265,16 +206,17 @@ def _see_near(
     factor: Sequence[Sequence[Tensor]],  # (K, N), by row and column
     value: Tensor,  # (D, N)
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]] | None:
-    """Return whitened points ``(K, D, N)``; by coordinate shares, what moved, its unit, 1 / f.
+    """Return whitened points ``(K, D, N)``; by coordinate shares, `moved`, its unit, 1 / f.
 
     None where a row is so far from its likely components that squared distances swallow what they
     differ in, or so far out that its tail is among the smallest numbers. A draw never is.
     """
     log_share = logits.log_softmax(0)
     share = log_share.exp()
+    distance = torch.zeros_like(share)
     whitened = value - loc
     shares: list[Tensor] = []
-    moved: list[Tensor] = []
+    lifted: list[Tensor] = []
     unit: list[Tensor] = []  # (1, N)
     spread: list[Tensor] = []
     tails: list[Tensor] = []
@@ -283,11 +225,12 @@ def _see_near(
             y.addcmul_(row[j], whitened[:, j], value=-1)
         y.div_(row[d])
         # the tail is not the larger one by far, which this tells without the cost of either
-        above = share.mul(y.clamp(-1, 1)).sum(0, keepdim=True) > 0
-        side = torch.where(above, -1.0, 1.0).to(y)
-        tail = erfc(y * (side * -math.sqrt(0.5))).mul_(share)
+        below = y.clamp(-1, 1).mul_(share).sum(0, keepdim=True) < 0
+        side = below.to(y.dtype).mul_(2).sub_(1)
+        tail = (y * (side * -math.sqrt(0.5))).erfc_().mul_(share)
         tails.append(tail.sum(0, keepdim=True))
-        moved.append(tail.addcmul_(share, tails[-1], value=-1))
+        lifted.append(tail.addcmul_(share, tails[-1], value=-1))
+        distance.addcmul_(y, y)
         log_share.addcmul_(y, y, value=-0.5).sub_(row[d].log())
         highest = log_share.amax(0, keepdim=True)
         share = exp_or_zero_(log_share - highest)
@@ -296,14 +239,14 @@ def _see_near(
         log_share.sub_(highest + total.log())
         spread.append((-highest).exp().div_(total).mul_(math.sqrt(2 * math.pi)))
         unit.append(spread[-1] * side / 2)
-    far = whitened.square().sum(1).mul_(share).sum(0) / 2
+    far = distance.mul_(share).sum(0) / 2
     near = (far <= NEAR + len(factor)) & (torch.cat(tails).amin(0) > SMALLEST_TAIL)
     near &= torch.cat(spread).isfinite().all(0)
-    return (whitened, shares, moved, unit, spread) if near.all() else None
+    return (whitened, shares, lifted, unit, spread) if near.all() else None
 
 
 def _push_forward(
-    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, *moved: Tensor
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, *tangents: Tensor
 ) -> Tensor:
     r"""Return how far a point ``(*, D)`` moves as ``logits, loc, scale_tril, uniform`` move.
 
@@ -313,7 +256,7 @@ def _push_forward(
     .. math:: \dot x = \dot u / f + \sum_k \gamma_k (\dot m_k + y_k \dot s_k)
        - \sum_k \dot{\log w_k} \, w_k (\Phi(y_k) - u) / f.
     """
-    by_weight, by_loc, by_factor, by_uniform = moved
+    by_weight, by_loc, by_factor, by_uniform = tangents
     steps: list[Tensor] = []
     whitened: list[Tensor] = []  # and how they move
     pulled: list[Tensor] = []
@@ -324,7 +267,7 @@ def _push_forward(
             by_mean = by_mean + scale_tril[..., d, j] * pulled[j]
         by_scale = by_factor[..., d, d]
         at_rest = by_mean + c.whitened * by_scale
-        step = (c.log_share.exp() * at_rest - by_weight * _moved(c)).sum(-1)
+        step = (c.log_share.exp() * at_rest - by_weight * moved(c)).sum(-1)
         steps.append(step + by_uniform[..., d] * (-c.log_density).exp())
         whitened.append(c.whitened)
         pulled.append((steps[-1].unsqueeze(-1) - at_rest) / c.scale)
@@ -338,6 +281,6 @@ def _transpose_push(
     """Return what :func:`_pull_back` finds, by the operations of a plain backward pass."""
     like = (logits, loc, scale_tril, value)
     with torch.enable_grad():
-        moved = [torch.zeros_like(t).requires_grad_() for t in like]
-        step = _push_forward(*(t.detach() for t in like), *moved)
-    return torch.autograd.grad(step, moved, gradient)
+        tangents = [torch.zeros_like(t).requires_grad_() for t in like]
+        step = _push_forward(*(t.detach() for t in like), *tangents)
+    return torch.autograd.grad(step, tangents, gradient)

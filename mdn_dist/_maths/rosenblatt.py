@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.special import erfc, ndtri
 
-from mdn_dist._maths.pathwise import attach, condition, conditionals, next_coordinate
+from mdn_dist._maths.conditionals import condition, conditionals, next_coordinate
+from mdn_dist._maths.pathwise import attach
 from mdn_dist._torch import traced
 
 STEPS = 100  # of the root finder: each at least halves the last one, and most need ten
