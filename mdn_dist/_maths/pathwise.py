@@ -17,7 +17,6 @@ from mdn_dist._maths.floats import at_once, exp_or_zero_
 from mdn_dist._torch import batched, nested_forward, overridable, traced, tracing
 
 PLANE = 2**16  # numbers by row and component at once: enough for two threads, few for a cache
-NEAR = 32.0  # half squared distance beyond one a coordinate, farther than draws ever are
 SMALLEST_TAIL = 1e-25  # the rounding of its parts to 0, below 1e-38, is lost in it
 
 
@@ -208,12 +207,12 @@ def _see_near(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]] | None:
     """Return whitened points ``(K, D, N)``; by coordinate shares, `moved`, its unit, 1 / f.
 
-    None where a row is so far from its likely components that squared distances swallow what they
-    differ in, or so far out that its tail is among the smallest numbers. A draw never is.
+    None where a density or a tail comes near the smallest numbers, which those of draws never do.
+    Elsewhere the squared distances of components that count are of the order of 100, too small to
+    swallow what they differ in.
     """
     log_share = logits.log_softmax(0)
     share = log_share.exp()
-    distance = torch.zeros_like(share)
     whitened = value - loc
     shares: list[Tensor] = []
     lifted: list[Tensor] = []
@@ -230,7 +229,6 @@ def _see_near(
         tail = (y * (side * -math.sqrt(0.5))).erfc_().mul_(share)
         tails.append(tail.sum(0, keepdim=True))
         lifted.append(tail.addcmul_(share, tails[-1], value=-1))
-        distance.addcmul_(y, y)
         log_share.addcmul_(y, y, value=-0.5).sub_(row[d].log())
         highest = log_share.amax(0, keepdim=True)
         share = exp_or_zero_(log_share - highest)
@@ -239,9 +237,7 @@ def _see_near(
         log_share.sub_(highest + total.log())
         spread.append((-highest).exp().div_(total).mul_(math.sqrt(2 * math.pi)))
         unit.append(spread[-1] * side / 2)
-    far = distance.mul_(share).sum(0) / 2
-    near = (far <= NEAR + len(factor)) & (torch.cat(tails).amin(0) > SMALLEST_TAIL)
-    near &= torch.cat(spread).isfinite().all(0)
+    near = (torch.cat(tails) > SMALLEST_TAIL) & torch.cat(spread).isfinite()
     return (whitened, shares, lifted, unit, spread) if near.all() else None
 
 
