@@ -40,6 +40,7 @@ MATHS = [
     "parameters",
     "density",
     "draw",
+    "conditionals",
     "pathwise",
     "rosenblatt",
     "algebra",

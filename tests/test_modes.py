@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from mdn_dist import GaussianMixture, StrokeDistribution
-from mdn_dist._maths.modes import LIMIT, TOLERANCE, ascend, at_largest, climb
+from mdn_dist._maths.modes import LIMIT, TOLERANCE, Mixture, at_largest, climb, starts
 
 BATCHES = [(), (4,), (2, 3), (2, 1, 3)]
 STROKES = {name: case for name, case in CASES.items() if case.pen is not None}
@@ -38,6 +38,34 @@ def long_and_thin(size, components, seed):
     return logits, 1.5 * loc, torch.linalg.cholesky(covariance @ rotation.mT)
 
 
+def nearly_equal(size, components, seed):
+    """Components far apart in a row, whose peaks differ in height by millionths of a nat."""
+    logits = 1e-6 * normal(components, seed=seed)
+    loc = normal(components, size, seed=seed + 3) + 12 * torch.arange(components).view(-1, 1)
+    scale_tril = torch.eye(size, dtype=torch.float64).expand(components, size, size)
+    return logits, loc, scale_tril
+
+
+def moved(spread, scale=1.0):
+    def make(size, components, seed):
+        logits, loc, scale_tril = mixture_parameters((), size, components, seed=seed)
+        return logits, scale * spread * loc, scale * scale_tril
+
+    return make
+
+
+FAMILIES = {
+    "apart": moved(10.0),
+    "overlapping": moved(1.0),
+    "about to merge": moved(0.6),
+    "narrow": moved(2.0, 1e-4),
+    "wide": moved(2.0, 1e4),
+    "long and thin": long_and_thin,
+    "nearly equal": nearly_equal,
+}
+SIZES = [(1, 20), (2, 1), (2, 2), (2, 12), (3, 6), (6, 5), (10, 3)]
+
+
 def highest_by_scipy(parameters, seed=0):
     """The best of BFGS from the means and from a hundred draws."""
     stock = stock_mixture(*parameters)
@@ -52,17 +80,18 @@ def highest_by_scipy(parameters, seed=0):
     loc, scale_tril = parameters[1], parameters[2]
     component = torch.arange(100) % len(loc)
     drawn = loc[component] + (scale_tril[component] @ noise.unsqueeze(-1)).squeeze(-1)
-    starts = torch.cat([loc, drawn])
-    best = starts[stock.log_prob(starts).topk(15).indices]
+    given = torch.cat([loc, drawn])
+    best = given[stock.log_prob(given).topk(15).indices]
     return max(-optimize.minimize(fall, x.numpy(), jac=True).fun for x in [*loc, *best])
 
 
 # The ascent
 
 
-def ascent_parts(logits, loc, scale_tril):
-    log_peak = logits.log_softmax(-1) - scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return log_peak, loc, scale_tril.inverse()
+def climbed_to_the_end(mixture, points, steps=LIMIT):
+    for _ in range(steps):
+        points, height, _ = climb(mixture, points)
+    return points, height
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -70,12 +99,12 @@ def test_no_step_leads_down(size):
     rows = [long_and_thin(size, 4, seed) for seed in range(0, 400, 20)]
     parameters = [torch.stack(p) for p in zip(*rows, strict=True)]
     stock = stock_mixture(*(p.unsqueeze(1) for p in parameters))
-    parts = ascent_parts(*parameters)
+    mixture = Mixture.of(*parameters)
     points = torch.cat([parameters[1], normal(20, 30, size, seed=1, scale=4)], -2)
     height, constant = stock.log_prob(points), size / 2 * math.log(2 * math.pi)
     climbed = 0
     for _ in range(30):
-        points, claimed = climb(*parts, points)
+        points, claimed, _ = climb(mixture, points)
         after = stock.log_prob(points)
         assert (after >= height - 1e-13 * (1 + height.abs())).all()
         assert_close(claimed - constant, after, rtol=1e-9, atol=1e-9)
@@ -84,11 +113,11 @@ def test_no_step_leads_down(size):
     assert climbed > 1000
 
 
-def steps_of_an_ascent(parts, points):
+def steps_of_an_ascent(mixture, points):
     height = torch.full(points.shape[:-1], -math.inf, dtype=torch.float64)
     for steps in range(LIMIT):
         before = height
-        points, height = climb(*parts, points)
+        points, height, _ = climb(mixture, points)
         if not (height - before > TOLERANCE).any():
             return steps
     return LIMIT
@@ -97,13 +126,13 @@ def steps_of_an_ascent(parts, points):
 def test_ascents_end_long_before_the_limit():
     rows = [mixture_parameters((), 1, 20, seed=seed) for seed in range(0, 800, 20)]
     logits, loc, scale_tril = (torch.stack(p) for p in zip(*rows, strict=True))
-    parts = ascent_parts(logits, 2 * loc, scale_tril)
-    assert steps_of_an_ascent(parts, parts[1]) < LIMIT / 3
+    mixture = Mixture.of(logits, 2 * loc, scale_tril)
+    assert steps_of_an_ascent(mixture, 2 * loc) < LIMIT / 3
 
 
 def test_an_ascent_ends_where_the_gradient_vanishes():
     parameters = long_and_thin(3, 4, seed=3)
-    points, height = ascend(*ascent_parts(*parameters), normal(50, 3, seed=2, scale=4))
+    points, height = climbed_to_the_end(Mixture.of(*parameters), normal(50, 3, seed=2, scale=4))
     points.requires_grad_()
     score = stock_mixture(*parameters).log_prob(points)
     assert_close(score, height - 1.5 * math.log(2 * math.pi))
@@ -112,22 +141,23 @@ def test_an_ascent_ends_where_the_gradient_vanishes():
 
 
 def test_a_step_that_cannot_climb_is_not_taken():
-    parts = ascent_parts(*mixture_parameters((), 2))
-    top, _ = ascend(*parts, parts[1])
-    again, _ = climb(*parts, top)
+    logits, loc, scale_tril = mixture_parameters((), 2)
+    mixture = Mixture.of(logits, loc, scale_tril)
+    top, _ = climbed_to_the_end(mixture, loc)
+    again, _, _ = climb(mixture, top)
     assert_close(again, top, rtol=0, atol=1e-8)
     lost = torch.full((1, 2), math.nan, dtype=torch.float64)
-    assert climb(*parts, lost)[0].isnan().all()
+    assert climb(mixture, lost)[0].isnan().all()
 
 
 def test_a_plateau_is_crossed_before_the_steps_run_out():
     # two components about to part: the density is flat to the fourth order between them
-    parts = ascent_parts(
+    mixture = Mixture.of(
         double(0.0, 0.0), double(-0.9999, 0.9999).view(2, 1), torch.ones(2, 1, 1).double()
     )
     points, before = double(-3.0, 0.9999, 20.0).view(3, 1), None
     for _ in range(LIMIT):
-        before, (points, _) = points, climb(*parts, points)
+        before, (points, _, _) = points, climb(mixture, points)
     assert_close(points, before, rtol=0, atol=1e-7)
     assert_close(points, torch.zeros_like(points), rtol=0, atol=1e-3)
 
@@ -169,6 +199,28 @@ def test_the_mode_is_as_high_as_scipy_gets(size):
         assert height >= highest_by_scipy(parameters, seed) - 1e-8
 
 
+@pytest.mark.parametrize(("size", "components"), SIZES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_ascent_left_behind_would_have_ended_higher(name, size, components):
+    rows = [FAMILIES[name](size, components, seed) for seed in range(0, 400, 20)]
+    parameters = [torch.stack(p) for p in zip(*rows, strict=True)]
+    mixture = Mixture.of(*parameters)
+    _, height = climbed_to_the_end(mixture, starts(mixture), 40)
+    d = GaussianMixture(*parameters)
+    highest = height.amax(-1) - size / 2 * math.log(2 * math.pi)
+    assert_close(d.log_prob(d.mode), highest, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "components"), SIZES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_search_from_many_points_gets_higher(name, size, components):
+    logits, loc, scale_tril = FAMILIES[name](size, components, seed=60)
+    d = GaussianMixture(logits, loc, scale_tril)
+    unit = scale_tril.diagonal(dim1=-2, dim2=-1).log().mean().exp()  # BFGS is not free of units
+    best = highest_by_scipy((logits, loc / unit, scale_tril / unit)) - size * unit.log()
+    assert d.log_prob(d.mode) >= best - 1e-6
+
+
 def test_the_mode_may_be_where_components_cross():
     d = GaussianMixture(*crossing())
     mode = d.mode
@@ -176,7 +228,7 @@ def test_the_mode_may_be_where_components_cross():
     assert d.log_prob(mode) > d.log_prob(d.loc).max() + 0.1
     grid = torch.cartesian_prod(*[torch.arange(-6, 6, 0.02, dtype=torch.float64)] * 2)
     assert d.log_prob(mode) >= d.log_prob(grid).max()
-    from_means, _ = ascend(*ascent_parts(*crossing()), d.loc)
+    from_means, _ = climbed_to_the_end(Mixture.of(*crossing()), d.loc)
     assert (from_means.norm(dim=-1) > 1).all()  # which alone would not do
 
 
