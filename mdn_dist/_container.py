@@ -51,7 +51,7 @@ class Container:
         """Return one that holds these; torch puts placeholders where parameters belong, too."""
         new = cls.__new__(cls)
         for name, value in held.items():
-            setattr(new, name, widen(value) if isinstance(value, Tensor) else value)
+            setattr(new, name, value)
         new._settle()
         return new
 
@@ -111,24 +111,23 @@ class BatchDistribution(Container, TorchDistributionMixin):
 
     @abstractmethod
     def _score(self, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the log density of `value`, which has been checked; 0 where `mask` is False."""
+        """Return the log density of `value`, checked; 0 where `mask` is False, as `value` is."""
 
     @abstractmethod
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         """Return points ``(sample_shape, *, event)``."""
 
     @abstractmethod
-    def _check(self, value: Tensor) -> None:
-        """Raise ValueError if `value`, whose shape is right, is outside the support."""
+    def _check(self, value: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ValueError if `value`, whose shape is right, is outside the support.
+
+        Where `mask` is False it is zeros, which need not be in it.
+        """
 
     @property
     @abstractmethod
     def _dtype(self) -> torch.dtype:
         """The type of the parameters."""
-
-    @abstractmethod
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        """Return a point of the support, ``(event)``, to stand where a mask leaves one out."""
 
     @abstractmethod
     def _describe(self) -> str:
@@ -165,9 +164,9 @@ class BatchDistribution(Container, TorchDistributionMixin):
         value = self._as_numbers(value)
         if mask is not None:
             mask = self._broadcast_mask(mask, value)
-            value = torch.where(mask.unsqueeze(-1), value, self._neutral_point(value))
+            value = torch.where(mask.unsqueeze(-1), value, 0.0)
         if self._validates:
-            self._check(value)
+            self._check(value, mask)
         return self._score(value, mask)
 
     def _broadcast_mask(self, mask: Tensor, value: Tensor) -> Tensor:
@@ -276,7 +275,7 @@ class BatchDistribution(Container, TorchDistributionMixin):
             >>> d.to(torch.float64).mean
             tensor([0., 0.], dtype=torch.float64)
         """
-        return self._map(lambda p, _: p.to(*args, **kwargs))
+        return self._map(lambda p, _: widen(p.to(*args, **kwargs)))
 
     def detach(self) -> Self:
         """Return the distribution cut off from the gradient of its parameters.

@@ -48,7 +48,12 @@ def composes(*tensors: Tensor) -> bool:
         ...     composes(dual), composes(torch.zeros(1))
         (True, False)
     """
-    return traced() or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
+    if traced():
+        return True
+    for tensor in tensors:  # faster than any() of a generator
+        if unpack_dual(tensor).tangent is not None:
+            return True
+    return False
 
 
 def batched(gradient: Tensor) -> bool:
@@ -92,8 +97,8 @@ def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def call(*arguments: Any) -> Tensor:
-        tensors = tuple(each for each in arguments if isinstance(each, Tensor))
-        if has_torch_function(tensors):
+        if has_torch_function(arguments):
+            tensors = [each for each in arguments if isinstance(each, Tensor)]
             return handle_torch_function(call, tensors, *arguments)
         return function(*arguments)
 

@@ -662,11 +662,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         return draw_offset(*self._parameters, sample_shape, generator)
 
-    def _check(self, value: Tensor) -> None:
+    def _check(self, value: Tensor, mask: Tensor | None = None) -> None:  # noqa: ARG002
         check_finite("value", value)
-
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.event_shape)
 
     def _describe(self) -> str:
         dtype = str(self._dtype).removeprefix("torch.")

@@ -61,7 +61,7 @@ class Pen(Container, Distribution):
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits ``(*, size)`` that rows of raw outputs begin with, and the rest."""
         own, rest = outputs.split_with_sizes([cls.size, outputs.shape[-1] - cls.size], -1)
-        return cls.sign * own, rest
+        return cls.sign * own, unviewed(rest)
 
     @classmethod
     def join(cls, logits: Tensor, rest: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Pen(Container, Distribution):
     @staticmethod
     @abstractmethod
     def score(logits: Tensor, value: Tensor) -> Tensor:
-        """Return the log probabilities ``(*)`` of values."""
+        """Return the log probabilities ``(*)`` of values; a finite number of zeros, too."""
 
     @staticmethod
     @abstractmethod

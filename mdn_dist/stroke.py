@@ -13,7 +13,7 @@ from mdn_dist._container import BatchDistribution, only_kept
 from mdn_dist._maths.floats import widen
 from mdn_dist._points import StrokePoint, gather_points
 from mdn_dist._pyro import TorchDistribution
-from mdn_dist._torch import Shape, static_size, unviewed
+from mdn_dist._torch import Shape, static_size
 from mdn_dist.mixture import GaussianMixture, OutputMixture
 from mdn_dist.outputs import Bounds, OutputMap
 from mdn_dist.pens import Pen, PenKind, as_pen, pen_class, pen_name
@@ -119,22 +119,23 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         output_map = OutputMap.of_rows(
             outputs, components, event_size, covariance, bounds, kind.size
         )
-        return cls._of_rows(outputs, kind, output_map, validate_args)
+        return cls._of_rows(
+            output_map.accept(outputs, kind.size), kind, output_map, validate_args
+        )
 
     @classmethod
     def _of_rows(
         cls, outputs: Tensor, kind: type[Pen], output_map: OutputMap, validate_args: bool | None
     ) -> "StrokeDistribution":
         """Return the distribution of rows ``(*, pen size + mixture size)``."""
-        outputs = output_map.accept(outputs, kind.size)
-        logits, rest = kind.split(outputs)
+        logits, rest = kind.split(widen(outputs))
         validates = {} if validate_args is None else {"_validate_args": validate_args}
-        held = {"outputs": unviewed(rest), "output_map": output_map}
-        offset = OutputMixture._made_of({**held, **validates})
-        if offset._validates:
+        offset = OutputMixture._made_of({"outputs": rest, "output_map": output_map, **validates})
+        pen = kind._made_of({"logits": kind._from_rows(logits), **validates})
+        new = cls._made_of({"offset": offset, "pen": pen, **validates})
+        if new._validates:
             check_finite("outputs", outputs)
-        parts = {"offset": offset, "pen": kind.of_rows(logits, validate_args)}
-        return cls._made_of({**parts, **validates})
+        return new
 
     @classmethod
     def fit(
@@ -349,15 +350,13 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
 
     def _score(self, value: Tensor, mask: Tensor | None) -> Tensor:
         offset, pen = value.tensor_split([self._event_size], -1)
-        return self.offset._score(offset, mask) + self._score_pen(pen, mask)
-
-    def _score_pen(self, value: Tensor, mask: Tensor | None) -> Tensor:
         logits = self.pen.rows if mask is None else only_kept(mask, self.pen.rows, 1, 0.0)
         # NaN stays, but sends back no 0 times NaN from a point whose score is dropped later
         sound = logits.amax(-1, keepdim=True).isfinite()
-        score = self.pen.score(torch.where(sound, logits, 0.0), value)
+        score = self.pen.score(torch.where(sound, logits, 0.0), pen)
         score = torch.where(sound.squeeze(-1), score, math.nan)
-        return score if mask is None else torch.where(mask, score, 0.0)
+        score = score if mask is None else torch.where(mask, score, 0.0)
+        return self.offset._score(offset, mask) + score
 
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         offset = self.offset._draw(sample_shape, generator)
@@ -365,15 +364,12 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         logits = logits.expand(*sample_shape, *logits.shape)
         return torch.cat([offset, self.pen.draw(logits, generator).to(offset)], -1)
 
-    def _check(self, value: Tensor) -> None:
+    def _check(self, value: Tensor, mask: Tensor | None = None) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
         check_finite("offset in value", offset)
-        check_all("pen in value", self.pen.valid(pen), self.pen.valid_values, pen)
-
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        offset = like.new_zeros(self.event_shape[0])
-        pen = self.pen.likeliest(offset[self._event_size :])
-        return torch.cat([offset[: self._event_size], pen])
+        valid = self.pen.valid(pen)
+        valid = valid if mask is None else valid | ~mask.unsqueeze(-1)
+        check_all("pen in value", valid, self.pen.valid_values, pen)
 
     def _with_offset(self, offset: GaussianMixture) -> "StrokeDistribution":
         """Return a copy with an offset whose batch may be larger."""
