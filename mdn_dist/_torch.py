@@ -48,12 +48,7 @@ def composes(*tensors: Tensor) -> bool:
         ...     composes(dual), composes(torch.zeros(1))
         (True, False)
     """
-    if traced():
-        return True
-    for tensor in tensors:  # faster than any() of a generator
-        if unpack_dual(tensor).tangent is not None:
-            return True
-    return False
+    return traced() or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def batched(gradient: Tensor) -> bool:
@@ -66,9 +61,6 @@ def batched(gradient: Tensor) -> bool:
 
 def nested_forward() -> bool:
     """Tell whether a forward derivative is being taken of a forward derivative.
-
-    Returns:
-        Whether it is.
 
     Example:
         >>> x = torch.ones(1)

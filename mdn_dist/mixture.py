@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from mdn_dist._batch import BatchDistribution, only_kept
 from mdn_dist._checks import (
     Covariance,
     check_all,
@@ -17,7 +18,6 @@ from mdn_dist._checks import (
     check_tensor,
     is_number,
 )
-from mdn_dist._container import BatchDistribution, only_kept
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
 from mdn_dist._maths import algebra
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten

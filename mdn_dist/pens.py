@@ -53,11 +53,6 @@ class Pen(Container, Distribution):
         self._settle()
 
     @classmethod
-    def of_rows(cls, logits: Tensor, validate_args: bool | None = None) -> Self:
-        """Return the pen of logits ``(*, size)``."""
-        return cls(cls._from_rows(logits), validate_args)
-
-    @classmethod
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits ``(*, size)`` that rows of raw outputs begin with, and the rest."""
         own, rest = outputs.split_with_sizes([cls.size, outputs.shape[-1] - cls.size], -1)
@@ -102,16 +97,16 @@ class Pen(Container, Distribution):
         """Return a parameter of torch's shape as ``(*, size)``."""
         return parameter if self._parts["logits"] else parameter.unsqueeze(-1)
 
+    @classmethod
+    def from_rows(cls, parameter: Tensor) -> Tensor:
+        """Invert `as_rows`."""
+        return parameter if cls._parts["logits"] else unviewed(parameter.squeeze(-1))
+
     def tempered(self, temperature: float | Tensor) -> Self:
         """Return the pen with its logits divided by a temperature, a number or ``(*)``."""
         if isinstance(temperature, Tensor):
             temperature = temperature.to(self.logits).unsqueeze(-1)
-        return self._copy(logits=self._from_rows(sharpen(self.rows, 1 / temperature)))
-
-    @classmethod
-    def _from_rows(cls, parameter: Tensor) -> Tensor:
-        """Invert `as_rows`."""
-        return parameter if cls._parts["logits"] else unviewed(parameter.squeeze(-1))
+        return self._copy(logits=self.from_rows(sharpen(self.rows, 1 / temperature)))
 
     def _settle(self) -> None:
         shape = getattr(self.logits, "shape", Size())
