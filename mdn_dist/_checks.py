@@ -12,10 +12,12 @@ from mdn_dist._torch import traced
 Covariance = Literal["full", "diagonal", "spherical"]
 """A component's: any, one without correlations, or a multiple of the identity."""
 
+COVARIANCES = get_args(Covariance)
+
 
 def check_covariance(covariance: object) -> None:
     """Raise ValueError unless `covariance` is a kind of covariance."""
-    if covariance not in get_args(Covariance):
+    if covariance not in COVARIANCES:
         raise ValueError(
             f"covariance must be 'full', 'diagonal' or 'spherical', got {covariance!r}"
         )

@@ -56,7 +56,8 @@ class Pen(Container, Distribution):
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits ``(*, size)`` that rows of raw outputs begin with, and the rest."""
         own, rest = outputs.split_with_sizes([cls.size, outputs.shape[-1] - cls.size], -1)
-        return cls.sign * own, unviewed(rest)
+        # not times the sign: by a number takes as long as three negations
+        return own.neg() if cls.sign < 0 else unviewed(own), unviewed(rest)
 
     @classmethod
     def join(cls, logits: Tensor, rest: Tensor) -> Tensor:

@@ -314,8 +314,9 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
 
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         offset = self.offset._draw(sample_shape, generator)
-        logits = self.pen.rows.detach()
-        logits = logits.expand(*sample_shape, *logits.shape)
+        logits = self.pen.rows
+        if sample_shape:
+            logits = logits.expand(*sample_shape, *logits.shape)
         return torch.cat([offset, self.pen.draw(logits, generator).to(offset)], -1)
 
     def _check(self, value: Tensor, mask: Tensor | None = None) -> None:
