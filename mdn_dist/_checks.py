@@ -12,10 +12,12 @@ from mdn_dist._torch import traced
 Covariance = Literal["full", "diagonal", "spherical"]
 """A component's: any, one without correlations, or a multiple of the identity."""
 
+COVARIANCES = get_args(Covariance)
+
 
 def check_covariance(covariance: object) -> None:
     """Raise ValueError unless `covariance` is a kind of covariance."""
-    if covariance not in get_args(Covariance):
+    if covariance not in COVARIANCES:
         raise ValueError(
             f"covariance must be 'full', 'diagonal' or 'spherical', got {covariance!r}"
         )
@@ -28,20 +30,7 @@ def check_finite(name: str, numbers: Tensor) -> None:
 
 
 def check_tensor(value: object, name: str) -> None:
-    """Raise TypeError unless `value` is a tensor of real numbers.
-
-    Args:
-        value: An argument.
-        name: Its name.
-
-    Raises:
-        TypeError: If it is anything else.
-
-    Example:
-        >>> check_tensor([0.0, 1.0], "points")
-        Traceback (most recent call last):
-        TypeError: points must be a torch.Tensor, got list
-    """
+    """Raise TypeError unless `value` is a tensor of real numbers."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.is_complex():
@@ -49,31 +38,14 @@ def check_tensor(value: object, name: str) -> None:
 
 
 def check_mask(mask: Tensor) -> None:
-    """Raise TypeError unless `mask` is a boolean tensor.
-
-    Args:
-        mask: An argument.
-
-    Raises:
-        TypeError: If it is anything else.
-    """
+    """Raise TypeError unless `mask` is a boolean tensor."""
     check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be boolean, got {mask.dtype}")
 
 
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
-    """Raise ValueError, saying where, unless all of `valid` is True.
-
-    Args:
-        name: The argument's name.
-        valid: Truth of each element, any shape.
-        expected: What a valid element is.
-        got: The elements, shaped like `valid`.
-
-    Raises:
-        ValueError: If an element is not valid.
-    """
+    """Raise ValueError, saying where in `got`, unless all of `valid`, of its shape, is True."""
     if valid.is_meta or valid.all():
         return
     wrong = (~valid).nonzero()
@@ -85,36 +57,12 @@ def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Tell whether `value` is one real number, of Python's or of NumPy's.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        Whether it is.
-
-    Example:
-        >>> is_number(0.5), is_number("0.5")
-        (True, False)
-    """
+    """Tell whether `value` is one real number, of Python's or of NumPy's."""
     return isinstance(value, Real)
 
 
 def check_counts(**counts: int) -> None:
-    """Raise TypeError or ValueError unless every argument is an integer of at least 1.
-
-    Args:
-        **counts: Arguments by name.
-
-    Raises:
-        TypeError: If one is not an integer.
-        ValueError: If one is less than 1.
-
-    Example:
-        >>> check_counts(components=20.0)
-        Traceback (most recent call last):
-        TypeError: components must be an integer, got 20.0
-    """
+    """Raise TypeError or ValueError unless every argument is an integer of at least 1."""
     for name, count in counts.items():
         if isinstance(count, bool) or not hasattr(count, "__index__"):
             raise TypeError(f"{name} must be an integer, got {count!r}")
@@ -123,20 +71,7 @@ def check_counts(**counts: int) -> None:
 
 
 def check_clip(**limits: float | None) -> None:
-    """Raise TypeError or ValueError unless every limit of a gradient is positive, or None.
-
-    Args:
-        **limits: Arguments by name.
-
-    Raises:
-        TypeError: If one is not a number.
-        ValueError: If one is not positive.
-
-    Example:
-        >>> check_clip(clip_lstm=-1.0)
-        Traceback (most recent call last):
-        ValueError: clip_lstm must be positive or None, got -1.0
-    """
+    """Raise TypeError or ValueError unless every limit of a gradient is positive, or None."""
     for name, limit in limits.items():
         if limit is None:
             continue
@@ -147,30 +82,14 @@ def check_clip(**limits: float | None) -> None:
 
 
 def check_bias(bias: float | Tensor) -> None:
-    """Raise ValueError unless `bias` is finite and at least 0.
-
-    Args:
-        bias: A probability bias, or several.
-
-    Raises:
-        TypeError: If it is neither a number nor a tensor.
-        ValueError: If one is negative, infinite or NaN.
-    """
+    """Raise TypeError or ValueError unless `bias` is finite and at least 0."""
     _check_numbers("bias", bias)
     if not _all(bias >= 0, bias < math.inf):
         raise ValueError(f"bias must be finite and at least 0, got {bias}")
 
 
 def check_temperature(temperature: float | Tensor) -> None:
-    """Raise ValueError unless `temperature` is finite and positive.
-
-    Args:
-        temperature: A sampling temperature, or several.
-
-    Raises:
-        TypeError: If it is neither a number nor a tensor.
-        ValueError: If one is not positive, or infinite or NaN.
-    """
+    """Raise TypeError or ValueError unless `temperature` is finite and positive."""
     _check_numbers("temperature", temperature)
     if not _all(temperature > 0, temperature < math.inf):
         raise ValueError(f"temperature must be finite and positive, got {temperature}")

@@ -112,12 +112,12 @@ class _RowLogProb(torch.autograd.Function):
         for start in range(0, len(outputs), chunk):
             rows = slice(start, start + chunk)
             planes = work[:, : len(outputs[rows])].copy_(_as_planes(outputs[rows], k))
+            if left_out is not None:
+                planes.masked_fill_(left_out[rows].unsqueeze(-1), 0.0)
             into = None if gradient is None else _as_planes(gradient[rows], k)
             log_prob[rows] = _score_planes(planes, value[rows], output_map, into)
         if left_out is not None:
             log_prob.masked_fill_(left_out, 0.0)
-            if gradient is not None:
-                gradient.masked_fill_(left_out.unsqueeze(-1), 0.0)
         ctx.output_map = output_map
         ctx.save_for_backward(outputs, value, left_out, gradient)
         return log_prob
@@ -126,17 +126,20 @@ class _RowLogProb(torch.autograd.Function):
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
         weight, output_map = weights[0], ctx.output_map
         outputs, value, left_out, gradient = ctx.saved_tensors
+        idle = weight == 0
+        if left_out is not None:
+            idle = idle & ~left_out  # whose gradients are finite
+            weight = weight.masked_fill(left_out, 0.0)
         if torch.is_grad_enabled() or batched(weight):
             if left_out is not None:
                 outputs = outputs.masked_fill(left_out.unsqueeze(-1), 0.0)
-                weight = weight.masked_fill(left_out, 0.0)
             density = partial(row_log_density, output_map=output_map)
             return (*plain_gradient(density, (outputs, value), weight), None, None)
         gradient = gradient * weight.unsqueeze(-1)
         by_value = None
         if ctx.needs_input_grad[1]:
             by_value = -output_map.split(gradient).loc.sum(-1)
-        return (*silenced(weight == 0, gradient, by_value), None, None)
+        return (*silenced(idle, gradient, by_value), None, None)
 
 
 def _score_planes(
@@ -165,18 +168,16 @@ def _score_planes(
         z *= rest
     limit = farthest(s.dtype)
     z.clamp_(-limit, limit)
-    y = list(z)
-    share = z[0].square().mul_(-0.5).add_(log_weight)
+    share = torch.sub(log_weight, s.sum(0), alpha=size // len(s))
+    distance = z.square()
     if len(r):
         grow = r[0].exp()
         shrink = grow.reciprocal()
         cosh, sinh = (grow + shrink).mul_(0.5), grow.sub_(shrink).mul_(0.5)
-        y[1] = (z[1] * cosh).addcmul_(z[0], sinh, value=-1)
+        y_2 = (z[1] * cosh).addcmul_(z[0], sinh, value=-1)
+        torch.square(y_2, out=distance[1])
         share += cosh.log()
-    for each in y[1:]:
-        share.addcmul_(each, each, value=-0.5)
-    for each in s:
-        share.sub_(each, alpha=size // len(s))
+    share.sub_(distance.sum(0), alpha=0.5)
     highest = share.amax(-1, keepdim=True).clamp_min_(torch.finfo(share.dtype).min)
     exp_or_zero_(share.sub_(highest))
     total = share.sum(-1, keepdim=True)
@@ -187,13 +188,16 @@ def _score_planes(
     torch.sub(responsibility, log_weight.exp_(), out=logits[0])
     if output_map.logit_factor != 1:
         logits *= output_map.logit_factor
-    pull = z * responsibility
+    pull = distance  # room for it
     if len(r):
-        torch.addcmul(z[0], y[1], sinh, value=-1, out=pull[0]).mul_(responsibility)
-        torch.mul(y[1], cosh, out=pull[1]).mul_(responsibility)
+        torch.addcmul(z[0], y_2, sinh, value=-1, out=pull[0])
+        torch.mul(y_2, cosh, out=pull[1])
+        pull *= responsibility
         tanh = sinh.div_(cosh)
         turn = (z[1] * tanh).sub_(z[0]).mul_(pull[1])  # y_2 times dy_2 / dr
         torch.mul(tanh, responsibility, out=r[0]).sub_(turn)
+    else:
+        torch.mul(z, responsibility, out=pull)
     if len(s) == size:
         torch.mul(pull, z, out=s).sub_(responsibility)
     else:
@@ -235,9 +239,8 @@ def draw_rows(
     logits, others = outputs.split_with_sizes([weights, sum(rest)], -1)
     if output_map.logit_factor != 1:
         logits = sharpen(logits, output_map.logit_factor)
-    index = draw_index(logits, generator)
-    blocks: Tensor = others.unflatten(-1, (-1, components))
-    drawn = blocks.gather(-1, index.unsqueeze(-1).expand(*blocks.shape[:-1], 1)).squeeze(-1)
+    blocks = torch.arange(0, sum(rest), components, device=outputs.device)
+    drawn = others.gather(-1, draw_index(logits, generator) + blocks)
     loc, log_scale, correlation = drawn.split_with_sizes([n // components for n in rest], -1)
     if output_map.bounds is not None:
         saturate_(log_scale, *output_map.bounds.log_scale)
@@ -247,19 +250,21 @@ def draw_rows(
                 correlation = hold_growth(correlation.unsqueeze(-1), size).squeeze(-1)
     noise = normal_like(loc, generator)
     if rest[2]:
-        noise = _correlate_(noise, correlation.sinh_())
+        _correlate_(noise, correlation)
     if output_map.log_scale_shift:
         log_scale += output_map.log_scale_shift
     return loc.addcmul_(log_scale.exp_(), noise)
 
 
-def _correlate_(noise: Tensor, slope: Tensor) -> Tensor:
+def _correlate_(noise: Tensor, correlation: Tensor) -> None:
     """Multiply white noise ``(*, D)`` by the rows of ``scale_tril_from_maps`` at unit scale."""
-    for i in range(noise.shape[-1] - 1, 0, -1):  # backwards, since row i needs the noise before it
+    columns = noise.split(1, -1)
+    if len(columns) == 2:  # sums cost as much as all the rest when there are few points
+        columns[1].div_(correlation.cosh()).addcmul_(correlation.tanh_(), columns[0])
+        return
+    slope = correlation.sinh_()
+    for i in range(len(columns) - 1, 0, -1):  # backwards, since row i needs the noise before it
         row = slope[..., i * (i - 1) // 2 : i * (i + 1) // 2]
         # no dot products: autocast would run them in half precision
-        along, length = row * noise[..., :i], row.square()
-        if i > 1:  # sums cost as much as all the rest when there are few points
-            along, length = along.sum(-1, keepdim=True), length.sum(-1, keepdim=True)
-        noise[..., i : i + 1].add_(along).mul_(length.add_(1).rsqrt_())
-    return noise
+        along, length = (x.sum(-1, keepdim=True) for x in (row * noise[..., :i], row.square()))
+        columns[i].add_(along).mul_(length.add_(1).rsqrt_())

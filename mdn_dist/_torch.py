@@ -62,9 +62,6 @@ def batched(gradient: Tensor) -> bool:
 def nested_forward() -> bool:
     """Tell whether a forward derivative is being taken of a forward derivative.
 
-    Returns:
-        Whether it is.
-
     Example:
         >>> x = torch.ones(1)
         >>> nested_forward(), torch.func.jvp(lambda x: x * nested_forward(), (x,), (x,))[0]
@@ -92,8 +89,8 @@ def overridable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def call(*arguments: Any) -> Tensor:
-        tensors = tuple(each for each in arguments if isinstance(each, Tensor))
-        if has_torch_function(tensors):
+        if has_torch_function(arguments):
+            tensors = [each for each in arguments if isinstance(each, Tensor)]
             return handle_torch_function(call, tensors, *arguments)
         return function(*arguments)
 

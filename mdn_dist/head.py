@@ -286,23 +286,7 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
 
 
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """Return a parameter that a module holds, to be set.
-
-    Args:
-        module: Any module.
-        name: The parameter's name.
-
-    Returns:
-        The parameter.
-
-    Raises:
-        ValueError: If the module makes the tensor of others each time, as after ``weight_norm``,
-            ``spectral_norm`` or quantization: what is set would be lost.
-
-    Example:
-        >>> own_parameter(nn.Linear(3, 2), "weight").shape
-        torch.Size([2, 3])
-    """
+    """Return a parameter to be set, or raise ValueError: one made of others would be lost."""
     parameter = module._parameters.get(name)
     if parameter is None:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from mdn_dist._batch import BatchDistribution, only_kept
 from mdn_dist._checks import (
     Covariance,
     check_all,
@@ -17,7 +18,6 @@ from mdn_dist._checks import (
     check_tensor,
     is_number,
 )
-from mdn_dist._container import BatchDistribution, only_kept
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
 from mdn_dist._maths import algebra
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
@@ -662,11 +662,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         return draw_offset(*self._parameters, sample_shape, generator)
 
-    def _check(self, value: Tensor) -> None:
+    def _check(self, value: Tensor, mask: Tensor | None = None) -> None:  # noqa: ARG002
         check_finite("value", value)
-
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.event_shape)
 
     def _describe(self) -> str:
         dtype = str(self._dtype).removeprefix("torch.")
@@ -807,7 +804,7 @@ class OutputMixture(GaussianMixture):
         return torch.where(mask, mixture_log_prob(*kept, value), 0.0)
 
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
-        return draw_rows(self.outputs.detach(), self.output_map, sample_shape, generator)
+        return draw_rows(self.outputs, self.output_map, sample_shape, generator)
 
     def _with_parameters(self, **parameters: Tensor) -> GaussianMixture:
         own = (*self._parts, *self._settings)

@@ -187,9 +187,6 @@ class PredictionNetwork(nn.Module):
                 `strokes`.
             generator: Source of randomness; torch's global one by default.
 
-        Returns:
-            The network itself.
-
         Raises:
             TypeError: As :meth:`mdn_dist.MixtureDensityHead.initialize` raises.
             ValueError: Likewise.

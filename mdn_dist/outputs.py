@@ -229,12 +229,7 @@ class OutputMap:
         return Maps(sharpen(logits, self.logit_factor), loc, log_scale, correlation)
 
     def parameters(self, outputs: Tensor) -> Parameters:
-        """Return the parameters that rows ``(*, size)`` stand for.
-
-        Example:
-            >>> OutputMap(components=20).parameters(torch.zeros(7, 120)).scale_tril.shape
-            torch.Size([7, 20, 2, 2])
-        """
+        """Return the parameters that rows ``(*, size)`` stand for."""
         logits, loc, log_scale, correlation = self.split(outputs)
         # what is not finite stays so, but sends back no 0 times NaN from a point that is masked
         spoilt = (0 * torch.cat([log_scale, correlation], -2).detach()).sum(-2)  # (*, K), 0 or NaN

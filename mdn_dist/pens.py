@@ -53,15 +53,11 @@ class Pen(Container, Distribution):
         self._settle()
 
     @classmethod
-    def of_rows(cls, logits: Tensor, validate_args: bool | None = None) -> Self:
-        """Return the pen of logits ``(*, size)``."""
-        return cls(cls._from_rows(logits), validate_args)
-
-    @classmethod
     def split(cls, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits ``(*, size)`` that rows of raw outputs begin with, and the rest."""
         own, rest = outputs.split_with_sizes([cls.size, outputs.shape[-1] - cls.size], -1)
-        return cls.sign * own, rest
+        # not times the sign: by a number takes as long as three negations
+        return own.neg() if cls.sign < 0 else unviewed(own), unviewed(rest)
 
     @classmethod
     def join(cls, logits: Tensor, rest: Tensor) -> Tensor:
@@ -71,7 +67,7 @@ class Pen(Container, Distribution):
     @staticmethod
     @abstractmethod
     def score(logits: Tensor, value: Tensor) -> Tensor:
-        """Return the log probabilities ``(*)`` of values."""
+        """Return the log probabilities ``(*)`` of values; a finite number of zeros, too."""
 
     @staticmethod
     @abstractmethod
@@ -102,16 +98,16 @@ class Pen(Container, Distribution):
         """Return a parameter of torch's shape as ``(*, size)``."""
         return parameter if self._parts["logits"] else parameter.unsqueeze(-1)
 
+    @classmethod
+    def from_rows(cls, parameter: Tensor) -> Tensor:
+        """Invert `as_rows`."""
+        return parameter if cls._parts["logits"] else unviewed(parameter.squeeze(-1))
+
     def tempered(self, temperature: float | Tensor) -> Self:
         """Return the pen with its logits divided by a temperature, a number or ``(*)``."""
         if isinstance(temperature, Tensor):
             temperature = temperature.to(self.logits).unsqueeze(-1)
-        return self._copy(logits=self._from_rows(sharpen(self.rows, 1 / temperature)))
-
-    @classmethod
-    def _from_rows(cls, parameter: Tensor) -> Tensor:
-        """Invert `as_rows`."""
-        return parameter if cls._parts["logits"] else unviewed(parameter.squeeze(-1))
+        return self._copy(logits=self.from_rows(sharpen(self.rows, 1 / temperature)))
 
     def _settle(self) -> None:
         shape = getattr(self.logits, "shape", Size())

@@ -8,12 +8,12 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from mdn_dist._batch import BatchDistribution, only_kept
 from mdn_dist._checks import Covariance, check_all, check_finite
-from mdn_dist._container import BatchDistribution, only_kept
 from mdn_dist._maths.floats import widen
 from mdn_dist._points import StrokePoint, gather_points
 from mdn_dist._pyro import TorchDistribution
-from mdn_dist._torch import Shape, static_size, unviewed
+from mdn_dist._torch import Shape, static_size
 from mdn_dist.mixture import GaussianMixture, OutputMixture
 from mdn_dist.outputs import Bounds, OutputMap
 from mdn_dist.pens import Pen, PenKind, as_pen, pen_class, pen_name
@@ -92,13 +92,13 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
                 end of stroke, ``K`` weights, ``2 K`` means, ``2 K`` scales, ``K`` correlations; for
                 others the pen's, then as :meth:`GaussianMixture.from_outputs` has them. They are
                 not changed. Half precision is computed in float32.
-            components: Number of components ``K``; by default what the length of a row tells.
-            event_size: Number of coordinates ``D``.
+            components: As for :meth:`GaussianMixture.from_outputs`.
+            event_size: Likewise.
             pen: ``"bernoulli"`` for a flag, ``"one_hot"`` for three pen states, or a subclass of
                 :class:`mdn_dist.pens.Pen`.
-            covariance: ``"full"``, ``"diagonal"`` or ``"spherical"``.
-            bounds: Limits of scales and correlations; None for the paper's exact maps.
-            validate_args: Whether to check the outputs and every value scored.
+            covariance: As for :meth:`GaussianMixture.from_outputs`.
+            bounds: Likewise.
+            validate_args: Likewise.
 
         Returns:
             A distribution with batch shape ``(*)``.
@@ -119,22 +119,21 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         output_map = OutputMap.of_rows(
             outputs, components, event_size, covariance, bounds, kind.size
         )
-        return cls._of_rows(outputs, kind, output_map, validate_args)
+        return cls._of_rows(output_map.accept(outputs, kind.size), kind, output_map, validate_args)
 
     @classmethod
     def _of_rows(
         cls, outputs: Tensor, kind: type[Pen], output_map: OutputMap, validate_args: bool | None
     ) -> "StrokeDistribution":
         """Return the distribution of rows ``(*, pen size + mixture size)``."""
-        outputs = output_map.accept(outputs, kind.size)
-        logits, rest = kind.split(outputs)
+        logits, rest = kind.split(widen(outputs))
         validates = {} if validate_args is None else {"_validate_args": validate_args}
-        held = {"outputs": unviewed(rest), "output_map": output_map}
-        offset = OutputMixture._made_of({**held, **validates})
-        if offset._validates:
+        offset = OutputMixture._made_of({"outputs": rest, "output_map": output_map, **validates})
+        pen = kind._made_of({"logits": kind.from_rows(logits), **validates})
+        new = cls._made_of({"offset": offset, "pen": pen, **validates})
+        if new._validates:
             check_finite("outputs", outputs)
-        parts = {"offset": offset, "pen": kind.of_rows(logits, validate_args)}
-        return cls._made_of({**parts, **validates})
+        return new
 
     @classmethod
     def fit(
@@ -159,16 +158,16 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
 
         Args:
             strokes: Points, shape ``(*, event)``, or a sequence of tensors ``(T, event)``.
-            components: Number of components ``K``.
+            components: As for :meth:`GaussianMixture.fit`.
             mask: True where a point is real, boolean, shape ``(*)``; only with one tensor of
                 `strokes`.
             event_size: Number of coordinates ``D``.
-            pen: ``"bernoulli"``, ``"one_hot"`` or a subclass of :class:`mdn_dist.pens.Pen`.
-            covariance: ``"full"``, ``"diagonal"`` or ``"spherical"``.
-            min_scale: As for :meth:`GaussianMixture.fit`.
-            restarts: Number of starts of the mixture's fit.
-            generator: Source of randomness; torch's global one by default.
-            validate_args: Whether to check every value scored.
+            pen: As for :meth:`from_outputs`.
+            covariance: As for :meth:`GaussianMixture.fit`.
+            min_scale: Likewise.
+            restarts: Likewise.
+            generator: Likewise.
+            validate_args: Likewise.
 
         Returns:
             A distribution of batch shape ``()`` and of the dtype of `strokes`.
@@ -177,9 +176,6 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
             TypeError: If `strokes` is not floating point or `mask` is not boolean.
             ValueError: If there is no point, points are not finite or of the wrong size, the pen's
                 values are not valid, `mask` does not fit, or another argument is out of range.
-
-        Source:
-            Dempster, Laird and Rubin 1977 (EM), for the offset.
 
         Example:
             >>> strokes = torch.tensor([[-1.0, 0.0, 0.0], [3.0, 0.0, 1.0]]).repeat(50, 1)
@@ -197,7 +193,8 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
             restarts=restarts,
             generator=generator,
         )
-        return cls(mixture, kind.of_rows(kind.log_odds(value)), validate_args)
+        marginal = kind(kind.from_rows(kind.log_odds(value)), validate_args)
+        return cls(mixture, marginal, validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> StrokePoint:
@@ -213,14 +210,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
     def rsample(
         self, sample_shape: Shape = Size(), generator: torch.Generator | None = None
     ) -> Tensor:
-        """Refuse: no pathwise derivative leads through a pen's state.
-
-        Args:
-            sample_shape: Unused.
-            generator: Unused.
-
-        Raises:
-            NotImplementedError: Always; ``offset.rsample`` draws the offset with its derivatives.
+        """Raise NotImplementedError: no pathwise derivative leads through a pen's state.
 
         Example:
             >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 121))
@@ -262,50 +252,21 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         return self._with_likeliest_pen(self.offset.component_mode)
 
     def biased(self, bias: float | Tensor) -> "StrokeDistribution":
-        """Bias the offset; see :meth:`GaussianMixture.biased`. The pen is untouched.
-
-        Source:
-            Graves 2013, equations 61 and 62.
-
-        Example:
-            >>> StrokeDistribution.from_outputs(torch.zeros(121)).biased(1.0).variance[0]
-            tensor(0.1353)
-        """
+        """Bias the offset; see :meth:`GaussianMixture.biased`. The pen is untouched."""
         return self._copy(offset=self.offset.biased(bias))
 
     def tempered(self, temperature: float | Tensor) -> "StrokeDistribution":
-        """Temper the offset, see :meth:`GaussianMixture.tempered`, and the pen's logits.
-
-        Source:
-            Ha and Eck 2017 (arXiv:1704.03477), equation 8.
-
-        Example:
-            >>> StrokeDistribution.from_outputs(torch.zeros(121)).tempered(0.5).variance
-            tensor([0.5000, 0.5000, 0.2500])
-        """
+        """Temper the offset, see :meth:`GaussianMixture.tempered`, and the pen's logits."""
         return self._copy(
             offset=self.offset.tempered(temperature), pen=self.pen.tempered(temperature)
         )
 
     def marginal(self, dims: int | Sequence[int]) -> "StrokeDistribution":
-        """Keep some coordinates of the offset, and the pen; see :meth:`GaussianMixture.marginal`.
-
-        Example:
-            >>> d = StrokeDistribution.from_outputs(torch.zeros(121))
-            >>> d.marginal(0).log_prob(torch.zeros(2)).exp()
-            tensor(0.1995)
-        """
+        """Keep coordinates of the offset, and the pen; see :meth:`GaussianMixture.marginal`."""
         return self._copy(offset=self.offset.marginal(dims))
 
     def condition(self, dims: int | Sequence[int], values: float | Tensor) -> "StrokeDistribution":
-        """Give some coordinates of the offset; see :meth:`GaussianMixture.condition`.
-
-        Example:
-            >>> d = StrokeDistribution.from_outputs(torch.zeros(4, 7, 121))
-            >>> dy_and_pen = d.condition(0, torch.ones(4, 7, 1))
-            >>> dy_and_pen.batch_shape, dy_and_pen.event_shape
-            (torch.Size([4, 7]), torch.Size([2]))
-        """
+        """Give some coordinates of the offset; see :meth:`GaussianMixture.condition`."""
         return self._with_offset(self.offset.condition(dims, values))
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> "StrokeDistribution":
@@ -324,13 +285,7 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         return self._with_offset(self.offset.affine(loc, scale))
 
     def responsibilities(self, value: Tensor) -> Tensor:
-        """Tell the offset's components of points; see :meth:`GaussianMixture.responsibilities`.
-
-        Example:
-            >>> d = StrokeDistribution.from_outputs(torch.zeros(25), components=4)
-            >>> d.responsibilities(torch.zeros(3))
-            tensor([0.2500, 0.2500, 0.2500, 0.2500])
-        """
+        """Tell the offset's components of points; see :meth:`GaussianMixture.responsibilities`."""
         return self.offset.responsibilities(self._accept(value)[..., : self._event_size])
 
     @property
@@ -349,31 +304,27 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
 
     def _score(self, value: Tensor, mask: Tensor | None) -> Tensor:
         offset, pen = value.tensor_split([self._event_size], -1)
-        return self.offset._score(offset, mask) + self._score_pen(pen, mask)
-
-    def _score_pen(self, value: Tensor, mask: Tensor | None) -> Tensor:
         logits = self.pen.rows if mask is None else only_kept(mask, self.pen.rows, 1, 0.0)
         # NaN stays, but sends back no 0 times NaN from a point whose score is dropped later
         sound = logits.amax(-1, keepdim=True).isfinite()
-        score = self.pen.score(torch.where(sound, logits, 0.0), value)
+        score = self.pen.score(torch.where(sound, logits, 0.0), pen)
         score = torch.where(sound.squeeze(-1), score, math.nan)
-        return score if mask is None else torch.where(mask, score, 0.0)
+        score = score if mask is None else torch.where(mask, score, 0.0)
+        return self.offset._score(offset, mask) + score
 
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
         offset = self.offset._draw(sample_shape, generator)
-        logits = self.pen.rows.detach()
-        logits = logits.expand(*sample_shape, *logits.shape)
+        logits = self.pen.rows
+        if sample_shape:
+            logits = logits.expand(*sample_shape, *logits.shape)
         return torch.cat([offset, self.pen.draw(logits, generator).to(offset)], -1)
 
-    def _check(self, value: Tensor) -> None:
+    def _check(self, value: Tensor, mask: Tensor | None = None) -> None:
         offset, pen = value.tensor_split([self._event_size], -1)
         check_finite("offset in value", offset)
-        check_all("pen in value", self.pen.valid(pen), self.pen.valid_values, pen)
-
-    def _neutral_point(self, like: Tensor) -> Tensor:
-        offset = like.new_zeros(self.event_shape[0])
-        pen = self.pen.likeliest(offset[self._event_size :])
-        return torch.cat([offset[: self._event_size], pen])
+        valid = self.pen.valid(pen)
+        valid = valid if mask is None else valid | ~mask.unsqueeze(-1)
+        check_all("pen in value", valid, self.pen.valid_values, pen)
 
     def _with_offset(self, offset: GaussianMixture) -> "StrokeDistribution":
         """Return a copy with an offset whose batch may be larger."""

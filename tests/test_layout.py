@@ -25,6 +25,7 @@ TOWER = [
     "_fused",
     "_pyro",
     "_container",
+    "_batch",
     "mixture",
     "pens",
     "_points",

@@ -14,7 +14,8 @@ from mdn_dist._torch import batched, composes, overridable, static_size
 # As measured on CPUs: up to SMALL coordinates substitution is faster than a library's solver. Where
 # points have parameters of their own, these are copied for it, which one coordinate is not worth.
 SMALL = 8
-CHUNK = 1 << 16  # components of points worked on at once: enough to outweigh the calls
+CHUNK = 1 << 18  # components of points worked on at once: enough to outweigh the calls,
+OWN_CHUNK = 1 << 16  # and with parameters of their own, few enough for a cache
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -213,7 +214,8 @@ def _shared_gradient(saved: Sequence[Tensor], weight: Tensor, wanted: Sequence[b
 
 def _chunks(loc: Tensor, value: Tensor) -> list[slice]:
     """Return the rows of `value` that are worked on one after the other."""
-    count, step = len(value), max(1, at_once(CHUNK, loc) // loc.shape[1])
+    chunk = CHUNK if len(loc) == 1 else OWN_CHUNK
+    count, step = len(value), max(1, at_once(chunk, loc) // loc.shape[1])
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 

@@ -7,35 +7,13 @@ from torch import Tensor
 
 
 def widen(parameter: Tensor) -> Tensor:
-    """Return `parameter`, half precision widened to float32.
-
-    Args:
-        parameter: Any tensor.
-
-    Returns:
-        A tensor of the same shape, the same one unless it is a small floating-point one.
-
-    Example:
-        >>> widen(torch.zeros(1, dtype=torch.bfloat16)).dtype
-        torch.float32
-    """
+    """Return `parameter`, half precision widened to float32."""
     half = parameter.is_floating_point() and parameter.dtype.itemsize < 4
     return parameter.float() if half else parameter
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float64; on the CPU where its device has none.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        A tensor of the same shape.
-
-    Example:
-        >>> in_float64(torch.zeros(1)).dtype
-        torch.float64
-    """
+    """Return `tensor` in float64; on the CPU where its device has none."""
     try:
         return tensor.double()
     except (TypeError, RuntimeError):  # Apple's MPS raises the one, GPUs without it the other
@@ -43,14 +21,9 @@ def in_float64(tensor: Tensor) -> Tensor:
 
 
 def at_once(rows: int, like: Tensor) -> int:
-    """Return how many rows to deal with at once.
+    """Return how many rows to deal with at once: on a CPU `rows`, as many as its cache takes.
 
-    Args:
-        rows: As many as a CPU's cache takes.
-        like: One of the tensors to be dealt with.
-
-    Returns:
-        On a CPU `rows`; elsewhere many times more, for a device to be busy.
+    Elsewhere many times more, for a device to be busy.
 
     Example:
         >>> at_once(128, torch.zeros(1)), at_once(128, torch.zeros(1, device="meta"))
@@ -61,12 +34,6 @@ def at_once(rows: int, like: Tensor) -> int:
 
 def least_scale(dtype: torch.dtype) -> float:
     """Return the smallest positive number, where scales end that would be rounded to 0.
-
-    Args:
-        dtype: A floating-point type.
-
-    Returns:
-        The number.
 
     Example:
         >>> torch.tensor(least_scale(torch.float32)) / 2
@@ -82,12 +49,6 @@ def farthest(dtype: torch.dtype) -> float:
     Its square is infinite, but it is not, and nor are its products: whitened coordinates that end
     here give no difference of infinities and no 0 times infinity.
 
-    Args:
-        dtype: A floating-point type.
-
-    Returns:
-        The number.
-
     Example:
         >>> torch.tensor(farthest(torch.float32)).square().item()
         inf
@@ -100,12 +61,6 @@ def exp_or_zero_(x: Tensor) -> Tensor:
 
     Such arguments take the usual vector kernels some hundred times as long as others, and a mixture
     whose components lie apart has many of them.
-
-    Args:
-        x: Values, any shape; overwritten.
-
-    Returns:
-        `x`.
 
     Example:
         >>> exp_or_zero_(torch.tensor([0.0, -100.0, -torch.inf]))

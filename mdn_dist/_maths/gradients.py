@@ -39,13 +39,6 @@ def clip_gradient(x: Tensor, limit: float) -> Tensor:
 
     Forward-mode derivatives pass as they are.
 
-    Args:
-        x: Any tensor.
-        limit: Largest magnitude of a derivative that is let through.
-
-    Returns:
-        `x`, unchanged.
-
     Source:
         Graves 2013 (arXiv:1308.0850), section 2.1: derivatives are clipped at the activations.
 

@@ -27,17 +27,6 @@ def largest_growth(dtype: torch.dtype, size: int) -> float:
 
     Gradients grow with the third power of the inverse, times the square of the deviation: the ninth
     root of the largest number leaves room for both, shared out over the rows.
-
-    Args:
-        dtype: A floating-point type.
-        size: Number of coordinates ``D``.
-
-    Returns:
-        The length.
-
-    Example:
-        >>> round(largest_growth(torch.float32, 4), -2)
-        9600.0
     """
     return float(torch.finfo(dtype).max ** (1 / 9) / math.sqrt(size))
 
@@ -45,14 +34,8 @@ def largest_growth(dtype: torch.dtype, size: int) -> float:
 def hold_growth(correlation: Tensor, size: int) -> Tensor:
     """Shorten rows of correlations where together they would magnify deviations too much.
 
-    Args:
-        correlation: Unbounded correlations, shape ``(*, D (D - 1) / 2, K)``: the strictly lower
-            triangle row by row.
-        size: Number of coordinates ``D``.
-
-    Returns:
-        Unbounded correlations of the same shape; the same ones if they do not magnify more than
-        :func:`largest_growth` over ``e``.
+    Those, ``(*, D (D - 1) / 2, K)``, are unbounded: the strictly lower triangle row by row. They
+    stay if they magnify by no more than :func:`largest_growth` over ``e``.
 
     Example:
         >>> correlation = torch.full((6, 1), 1.9)  # four coordinates
@@ -75,13 +58,6 @@ def hold_growth(correlation: Tensor, size: int) -> Tensor:
 
 def release_growth(correlation: Tensor, size: int) -> Tensor:
     """Invert :func:`hold_growth`; what is at the limit comes back close to it.
-
-    Args:
-        correlation: Unbounded correlations, shape ``(*, D (D - 1) / 2, K)``.
-        size: Number of coordinates ``D``.
-
-    Returns:
-        Unbounded correlations of the same shape.
 
     Example:
         >>> correlation = torch.full((6, 1), 4.5)

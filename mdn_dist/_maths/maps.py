@@ -24,15 +24,7 @@ def saturate(x: Tensor, low: float, high: float) -> Tensor:
     The map is the identity on ``[low + 1, high - 1]``; beyond, the excess :math:`e` is replaced by
     :math:`e / \sqrt{1 + e^2}`. It is twice continuously differentiable and increasing up to an
     excess of a billion, and its slope fades as a power of the excess, so a saturated value can find
-    its way back.
-
-    Args:
-        x: Values, any shape.
-        low: Lower limit.
-        high: Upper limit, at least ``low + 2``.
-
-    Returns:
-        A tensor shaped like `x`.
+    its way back. The limits are at least 2 apart.
 
     Example:
         >>> saturate(torch.tensor([-1e9, 0.5, 1e9]), -3.0, 3.0)
@@ -73,15 +65,7 @@ class _Saturate(torch.autograd.Function):
 
 
 def saturate_(x: Tensor, low: float, high: float) -> Tensor | None:
-    """Apply :func:`saturate` in place.
-
-    Args:
-        x: Values, any shape; overwritten.
-        low: Lower limit.
-        high: Upper limit, at least ``low + 2``.
-
-    Returns:
-        The map's slope, shaped like `x`; None where it is 1 throughout.
+    """Apply :func:`saturate` in place; return its slope, shaped like `x`, None if 1 throughout.
 
     Example:
         >>> x = torch.tensor([0.5, 1e9])
@@ -104,14 +88,6 @@ def saturate_(x: Tensor, low: float, high: float) -> Tensor | None:
 def unsaturate(y: Tensor, low: float, high: float) -> Tensor:
     """Invert :func:`saturate`; a value at or beyond a limit becomes a moderate one on its side.
 
-    Args:
-        y: Saturated values, any shape.
-        low: Lower limit.
-        high: Upper limit.
-
-    Returns:
-        A tensor shaped like `y`.
-
     Example:
         >>> unsaturate(saturate(torch.tensor([-2.5, 0.5]), -3.0, 3.0), -3.0, 3.0)
         tensor([-2.5000,  0.5000])
@@ -122,21 +98,14 @@ def unsaturate(y: Tensor, low: float, high: float) -> Tensor:
 
 
 def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
-    r"""Build Cholesky factors from log standard deviations and unbounded correlations.
+    r"""Build Cholesky factors ``(*, K, D, D)`` from log standard deviations and correlations.
 
-    Row ``i`` of the factor is :math:`\sigma_i v_i / |v_i|` with
+    Those come as planes, ``(*, D, K)`` and, unbounded, ``(*, D (D - 1) / 2, K)``: the strictly
+    lower triangle row by row. Row ``i`` of the factor is :math:`\sigma_i v_i / |v_i|` with
     :math:`v_i = (\sinh r_{i0}, \dots, \sinh r_{i,i-1}, 1)`, so the covariance has the standard
     deviations :math:`\sigma` exactly. For ``D = 2`` this is the paper's
     :math:`\rho = \tanh r`, since :math:`\tanh r = \sinh r / \sqrt{1 + \sinh^2 r}`; nothing is
     computed as :math:`1 - \rho^2`.
-
-    Args:
-        log_scale: Log standard deviations, shape ``(*, D, K)``: one plane a coordinate.
-        correlation: Unbounded correlations, shape ``(*, D (D - 1) / 2, K)``: the strictly lower
-            triangle row by row.
-
-    Returns:
-        Cholesky factors, shape ``(*, K, D, D)``, lower triangular.
 
     Source:
         Graves 2013 (arXiv:1308.0850), equations 21 and 22, for ``D = 2``.
@@ -165,13 +134,6 @@ def scale_tril_from_maps(log_scale: Tensor, correlation: Tensor) -> Tensor:
 def maps_from_scale_tril(scale_tril: Tensor) -> tuple[Tensor, Tensor]:
     """Invert :func:`scale_tril_from_maps`.
 
-    Args:
-        scale_tril: Cholesky factors, shape ``(*, K, D, D)``.
-
-    Returns:
-        Log standard deviations ``(*, D, K)`` and unbounded correlations
-        ``(*, D (D - 1) / 2, K)``.
-
     Example:
         >>> log_scale, correlation = maps_from_scale_tril(torch.eye(3).expand(5, 3, 3))
         >>> log_scale.shape, correlation.shape
@@ -185,15 +147,9 @@ def maps_from_scale_tril(scale_tril: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sharpen(logits: Tensor, factor: float | Tensor) -> Tensor:
-    """Multiply logits by a factor so large, if need be, that the products would be infinite.
+    """Multiply logits ``(*, K)`` by a factor, be it so large that products would be infinite.
 
-    Args:
-        logits: Unnormalised log weights, shape ``(*, K)``, or a flag's logit, shape ``(*, 1)``.
-        factor: A number, or a tensor that broadcasts against `logits`.
-
-    Returns:
-        Logits of the same shape; by a large factor, a flag's finite, others relative to the
-        largest.
+    A flag's, ``(*, 1)``, stay finite then; others are relative to the largest.
 
     Example:
         >>> sharpen(torch.tensor([3.0, 2.0]), 1e38).softmax(-1)

@@ -28,7 +28,7 @@ NEAR = 0.1
 SMALL = 8
 """Number of coordinates up to which planes are quicker than matrices."""
 
-CHUNK = 2**15
+CHUNK = 2**16
 """Numbers in a plane dealt with at once, for the sake of caches."""
 
 
