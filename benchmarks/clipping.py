@@ -124,13 +124,13 @@ def derivatives(model: quality.Ours, points: Tensor) -> Tensor:
         clipped.register_hook(lambda gradient: sizes.append(gradient.abs()))
         return clipped
 
-    limit = model.lstm.clip
+    limit = model.lstm.clip_lstm
     with patch.object(networks, "clip_gradient", clip):
         for layer in model.network.layers:
-            layer.clip = limit or math.inf  # unrolled, without clipping
+            layer.clip_lstm = limit or math.inf  # unrolled, without clipping
         model.nats(points[:, :-1], points[:, 1:]).sum().backward()
     for layer in model.network.layers:
-        layer.clip = limit
+        layer.clip_lstm = limit
     return torch.stack(sizes)
 
 

@@ -34,7 +34,7 @@ class HeadOptions(TypedDict, total=False):
 
     covariance: Covariance
     bounds: Bounds | None
-    clip_gradient: float | None
+    clip_outputs: float | None
     validate_args: bool | None
     device: Any
     dtype: torch.dtype | None
@@ -51,14 +51,14 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
             subclass of :class:`mdn_dist.pens.Pen`, or None for the bare mixture.
         covariance: Of the components: ``"full"``, ``"diagonal"`` or ``"spherical"``.
         bounds: Limits of scales and correlations; None for the paper's exact maps.
-        clip_gradient: Clip the loss's derivatives by the outputs to ``[-clip, clip]``; None not to.
+        clip_outputs: Clip the loss's derivatives by the outputs to ``[-clip, clip]``; None not to.
         validate_args: Passed on to the distributions.
         device: Where the weights are made.
         dtype: Type of the weights.
 
     Raises:
         TypeError: If a size is not an integer, or another argument of the wrong type.
-        ValueError: If a size or `clip_gradient` is not positive, or `pen` is unknown.
+        ValueError: If a size or `clip_outputs` is not positive, or `pen` is unknown.
 
     Source:
         Graves 2013 (arXiv:1308.0850), equations 16 to 22.
@@ -106,19 +106,19 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
         *,
         covariance: Covariance = "full",
         bounds: Bounds | None = Bounds(),
-        clip_gradient: float | None = None,
+        clip_outputs: float | None = None,
         validate_args: bool | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_counts(in_features=in_features)
-        check_clip(clip_gradient=clip_gradient)
+        check_clip(clip_outputs=clip_outputs)
         self.pen = None if pen is None else pen_class(pen)
         self.output_map = OutputMap(components, event_size, covariance, bounds)
         size = self._pen_size + self.output_map.size
         self.linear = nn.Linear(in_features, size, device=device, dtype=dtype)
-        self.clip_gradient = clip_gradient
+        self.clip_outputs = clip_outputs
         self.validate_args = validate_args
 
     if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
             ValueError: If the last dimension is not ``in_features``.
         """
         outputs = self._outputs(features)
-        if self.clip_gradient is not None:
-            outputs = clip_gradient(outputs, self.clip_gradient)
+        if self.clip_outputs is not None:
+            outputs = clip_gradient(outputs, self.clip_outputs)
         return self._distribution(outputs)
 
     @property
@@ -282,7 +282,7 @@ class MixtureDensityHead(nn.Module, Generic[Distribution]):
     def extra_repr(self) -> str:
         """Describe the map from outputs to parameters."""
         pen = None if self.pen is None else self.pen.__name__
-        return f"pen={pen}, output_map={self.output_map}, clip_gradient={self.clip_gradient}"
+        return f"pen={pen}, output_map={self.output_map}, clip_outputs={self.clip_outputs}"
 
 
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter:

@@ -804,7 +804,8 @@ class OutputMixture(GaussianMixture):
         return torch.where(mask, mixture_log_prob(*kept, value), 0.0)
 
     def _draw(self, sample_shape: Size, generator: torch.Generator | None) -> Tensor:
-        return draw_rows(self.outputs, self.output_map, sample_shape, generator)
+        # torch.jit.trace takes no notice of no_grad
+        return draw_rows(self.outputs.detach(), self.output_map, sample_shape, generator)
 
     def _with_parameters(self, **parameters: Tensor) -> GaussianMixture:
         own = (*self._parts, *self._settings)

@@ -15,21 +15,21 @@ from mdn_dist.outputs import Bounds
 from mdn_dist.pens import PenKind
 from mdn_dist.stroke import StrokeDistribution
 
-State = tuple[tuple[Tensor, Tensor], ...]
+LSTMState = tuple[tuple[Tensor, Tensor], ...]
 """Hidden and cell values ``(B, H)`` of each layer."""
 
 
 class ClippedLSTM(nn.LSTM):
     """One layer of torch's LSTM, batch first, with derivatives clipped at its activations.
 
-    While gradients are recorded and `clip` is set, time is unrolled and the derivative of the loss
-    by the hidden values of each step, through the layers above and through later steps, is clipped
-    before it goes on; that takes about twice the time of torch's fused layer, which does the rest.
+    While gradients are recorded and `clip_lstm` is set, time is unrolled and the derivative of the
+    loss by the hidden values of each step, through the layers above and through later steps, is
+    clipped before it goes on; that takes twice the time of the fused layer, which does the rest.
 
     Args:
         input_size: Size of the input.
         hidden_size: Size of the hidden values.
-        clip: Largest derivative let through; None for torch's fused layer throughout.
+        clip_lstm: Largest derivative let through; None for torch's fused layer throughout.
         device: Where the weights are made.
         dtype: Type of the weights.
 
@@ -38,7 +38,7 @@ class ClippedLSTM(nn.LSTM):
 
     Example:
         >>> h = c = torch.zeros(4, 8)
-        >>> y, (h, c) = ClippedLSTM(3, 8, clip=10.0)(torch.zeros(4, 7, 3), (h, c))
+        >>> y, (h, c) = ClippedLSTM(3, 8, clip_lstm=10.0)(torch.zeros(4, 7, 3), (h, c))
         >>> y.shape, h.shape
         (torch.Size([4, 7, 8]), torch.Size([4, 8]))
     """
@@ -52,13 +52,13 @@ class ClippedLSTM(nn.LSTM):
         self,
         input_size: int,
         hidden_size: int,
-        clip: float | None = 10.0,
+        clip_lstm: float | None = 10.0,
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
-        self.clip = clip
+        self.clip_lstm = clip_lstm
 
     def forward(  # type: ignore[override]  # batched tensors only
         self, inputs: Tensor, state: tuple[Tensor, Tensor]
@@ -76,7 +76,7 @@ class ClippedLSTM(nn.LSTM):
         length = static_size(inputs.shape[1])
         if not length:
             return inputs.new_zeros(*inputs.shape[:2], self.hidden_size), state
-        unclipped = self.clip is None or not torch.is_grad_enabled()
+        unclipped = self.clip_lstm is None or not torch.is_grad_enabled()
         if unclipped and length > 1:
             output, (hidden, cell) = super().forward(inputs, (hidden[None], cell[None]))
             return unviewed(output), (unviewed(hidden[0]), unviewed(cell[0]))
@@ -84,8 +84,8 @@ class ClippedLSTM(nn.LSTM):
         steps = []
         for point in inputs.unbind(1):
             hidden, cell = torch.lstm_cell(point, (hidden, cell), *weights)
-            if self.clip is not None:
-                hidden = clip_gradient(hidden, self.clip)
+            if self.clip_lstm is not None:
+                hidden = clip_gradient(hidden, self.clip_lstm)
             steps.append(hidden)
         return torch.stack(steps, 1), (unviewed(hidden), cell)
 
@@ -157,7 +157,7 @@ class PredictionNetwork(nn.Module):
             pen,
             covariance=covariance,
             bounds=bounds,
-            clip_gradient=clip_outputs,
+            clip_outputs=clip_outputs,
             validate_args=validate_args,
             **where,
         )
@@ -214,13 +214,13 @@ class PredictionNetwork(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(
-            self, strokes: Tensor, state: State | None = None, mask: Tensor | None = None
-        ) -> tuple[StrokeDistribution, State]:
+            self, strokes: Tensor, state: LSTMState | None = None, mask: Tensor | None = None
+        ) -> tuple[StrokeDistribution, LSTMState]:
             """See `forward`."""
 
     def forward(
-        self, strokes: Tensor, state: State | None = None, mask: Tensor | None = None
-    ) -> tuple[StrokeDistribution, State]:
+        self, strokes: Tensor, state: LSTMState | None = None, mask: Tensor | None = None
+    ) -> tuple[StrokeDistribution, LSTMState]:
         """Predict, at every step, the next point.
 
         Args:
@@ -266,7 +266,7 @@ class PredictionNetwork(nn.Module):
                 f"mask must have shape {tuple(strokes.shape[:-1])}, got {tuple(mask.shape)}"
             )
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int) -> LSTMState:
         """Return the state before the first point.
 
         Args:
@@ -285,7 +285,7 @@ class PredictionNetwork(nn.Module):
 
         return tuple((zeros(), zeros()) for _ in self.layers)
 
-    def step(self, point: Tensor, state: State) -> tuple[StrokeDistribution, State]:
+    def step(self, point: Tensor, state: LSTMState) -> tuple[StrokeDistribution, LSTMState]:
         """Take one step: what `forward` does for a sequence of one point.
 
         Args:

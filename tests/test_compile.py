@@ -139,7 +139,7 @@ def test_the_mode_is_one_graph(monkeypatch):
 @pytest.mark.parametrize("clip", [None, 1e-3])
 @pytest.mark.parametrize("pen", ["bernoulli", None])
 def test_the_head_is_one_graph(pen, clip):
-    head = MixtureDensityHead(5, 3, pen=pen, clip_gradient=clip, dtype=torch.float64)
+    head = MixtureDensityHead(5, 3, pen=pen, clip_outputs=clip, dtype=torch.float64)
 
     def loss(features, value):
         return -head(features).log_prob(value).mean()

@@ -32,7 +32,7 @@ def network(clip_outputs, clip_lstm):
 
 MODELS = {
     "head": lambda: head("bernoulli"),
-    "clipped head": lambda: head("bernoulli", clip_gradient=0.1),
+    "clipped head": lambda: head("bernoulli", clip_outputs=0.1),
     "head with pen states": lambda: head("one_hot"),
     "head without a pen": lambda: head(None),
     "network": lambda: network(None, None),

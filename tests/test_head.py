@@ -107,7 +107,7 @@ def test_bounds_and_validation_reach_the_distribution():
 
 @pytest.mark.parametrize("lengths", [[5, 3, 1], [2, 6, 4]])
 def test_packed_points_score_as_the_padded_batch_under_its_mask(lengths):
-    head = head_of(7, 4, clip_gradient=None)
+    head = head_of(7, 4, clip_outputs=None)
     longest = max(lengths)
     mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
     padded = normal(3, longest, 7).requires_grad_()
@@ -165,13 +165,13 @@ def test_under_autocast_the_map_is_bfloat16_and_the_density_float32(pen, inside)
 
 
 def test_the_clip_bounds_each_points_derivatives():
-    head, free = (head_of(3, 4, 2, clip_gradient=clip) for clip in (7.0, None))
+    head, free = (head_of(3, 4, 2, clip_outputs=clip) for clip in (7.0, None))
     features, points = normal(1, 3), with_pen(normal(1, 2, seed=1), "bernoulli")
     for each in (head, free):
         (-1e4 * each(features).log_prob(points)).sum().backward()
     assert free.linear.bias.grad.abs().max() > 100
     assert torch.equal(head.linear.bias.grad, free.linear.bias.grad.clamp(-7, 7))
-    assert "clip_gradient=7.0" in repr(head)
+    assert "clip_outputs=7.0" in repr(head)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ import sys
 import torch
 from mdn_dist import GaussianMixture, MixtureDensityHead, PredictionNetwork, generate
 
-head = MixtureDensityHead(4, 2, event_size=1, pen=None, clip_gradient=1.0)
+head = MixtureDensityHead(4, 2, event_size=1, pen=None, clip_outputs=1.0)
 d = head(torch.zeros(3, 4))
 d.log_prob(d.rsample()).sum().backward()
 d.icdf(torch.tensor(0.5))

@@ -339,7 +339,7 @@ def test_other_sizes_of_a_point():
 def test_arguments_reach_the_head():
     network = network_of(1, bounds=None, validate_args=True, clip_outputs=7.0)
     assert network.head.output_map.bounds is None
-    assert network.head.clip_gradient == 7.0
+    assert network.head.clip_outputs == 7.0
     with pytest.raises(ValueError, match="must be 0 or 1"):
         network(points(1, 1))[0].log_prob(torch.full((1, 1, 3), 0.5, dtype=torch.float64))
 

@@ -88,7 +88,7 @@ def test_what_is_made_of_it_on_the_way(wrap):
 
 
 def test_a_head_whose_feature_is_discrete():
-    head = MixtureDensityHead(1, 3, clip_gradient=5.0, dtype=torch.float64)
+    head = MixtureDensityHead(1, 3, clip_outputs=5.0, dtype=torch.float64)
     points = CASES["stroke from outputs"].points(5)
 
     def model():

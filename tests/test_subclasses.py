@@ -141,7 +141,7 @@ def test_scores_and_samples_of_every_class_are_of_the_subclass(case, kind):
 
 
 def test_what_is_recorded_goes_through_the_whole_way():
-    head = MixtureDensityHead(5, 3, clip_gradient=1.0, dtype=torch.float64)
+    head = MixtureDensityHead(5, 3, clip_outputs=1.0, dtype=torch.float64)
     features = normal(4, 5, seed=1).as_subclass(Recording)
     score = head(features).log_prob(CASES["stroke from outputs"].points(4))
     assert {"linear", "clip_gradient", "row_log_prob"} <= score.history

@@ -84,7 +84,7 @@ def test_second_derivatives_by_two_backward_passes(case):
 @pytest.mark.parametrize("clip", [None, 0.01])
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
 def test_gradients_of_every_point_by_itself(pen, clip):
-    head = MixtureDensityHead(4, 3, pen=pen, clip_gradient=clip, dtype=torch.float64)
+    head = MixtureDensityHead(4, 3, pen=pen, clip_outputs=clip, dtype=torch.float64)
     parameters = {name: p.detach() for name, p in head.named_parameters()}
     features, value = normal(5, 4, seed=1), points_for(pen, 5)
 

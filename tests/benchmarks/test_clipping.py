@@ -69,7 +69,7 @@ def test_derivatives_are_those_that_reach_the_clipping(clipping, limit):
     size = clipping.derivatives(model, points)
     assert size.shape == (2 * 5, 3, 4)  # layers and steps, lines, activations
     assert size.max() > 1e-3  # as they come, not as they leave
-    assert [layer.clip for layer in model.network.layers] == [limit, limit]
+    assert [layer.clip_lstm for layer in model.network.layers] == [limit, limit]
     counted = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     model.nats(points[:, :-1], points[:, 1:]).sum().backward()

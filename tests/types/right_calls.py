@@ -36,7 +36,7 @@ class Encoder(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = torch.nn.Linear(3, 8)
-        self.head = MixtureDensityHead(8, clip_gradient=10.0)
+        self.head = MixtureDensityHead(8, clip_outputs=10.0)
 
     def forward(self, points: torch.Tensor) -> StrokeDistribution:
         return self.head(self.body(points).tanh())
