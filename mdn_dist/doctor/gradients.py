@@ -1,0 +1,70 @@
+"""Whether gradients are derivatives, and what half precision leaves of a loss."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mdn_dist.doctor.patient import Patient
+from mdn_dist.doctor.report import Fault
+from mdn_dist.doctor.subject import Subject
+
+ROWS = 3  # that derivatives are taken of
+HALF_ERROR = 0.02  # nats, and share of the score, that half precision may cost
+
+
+def derivatives(subject: Subject) -> Iterator[Fault]:
+    """Tell of gradients that central differences do not confirm."""
+    remedy = (
+        "torch operations on the outputs, whose backward autograd derives; no detach, no .data, no "
+        "numpy. A backward of your own is for a torch.autograd.Function, held to gradcheck."
+    )
+    if not subject.differentiable:
+        yield Fault("gradient", "What the loss returns requires no gradient.", remedy)
+        return
+    step, tolerance = (1e-5, 1e-5) if subject.precise else (1e-2, 0.05)
+    rows, points = subject.plain(ROWS)
+    scores, slopes = subject.slopes(rows, points)
+    if not (scores.isfinite().all() and slopes.isfinite().all()):
+        return  # which other probes tell
+    place, along, difference = torch.zeros(3, subject.size, dtype=torch.float64)
+    worst = 0.0
+    for column in range(subject.size):
+        moved = step * torch.nn.functional.one_hot(torch.tensor(column), subject.size)
+        up, down = subject.scores(rows + moved, points), subject.scores(rows - moved, points)
+        by_difference = (up - down) / (2 * step)
+        error = (by_difference - slopes[:, column]).abs().max().item()
+        if error > worst:
+            worst, place = error, torch.tensor(column)
+            along, difference = slopes[:, column], by_difference
+    if worst > tolerance * slopes.abs().max().item():
+        i = int((along - difference).abs().argmax())
+        yield Fault(
+            "gradient",
+            f"The gradient by output {int(place)} is {along[i].item():.6g}, but differences of the "
+            f"score give {difference[i].item():.6g}.",
+            remedy,
+        )
+
+
+def half_precision(patient: Patient) -> Iterator[Fault]:
+    """Tell of scores that half precision spoils."""
+    rows, points = patient.subject.plain(ROWS)
+    far = torch.tensor([[240.0, 320.0, 0.0]], dtype=torch.float64)
+    rows, points = torch.cat([rows, rows[:1]]), torch.cat([points, far])
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = rows.to(dtype)
+        found = patient.subject.scores(rounded, points.float(), dtype)
+        exact: Tensor = patient.convention.scores(rounded, points.float())
+        error = (found - exact).abs() / (1 + exact.abs())
+        if not error.max() <= HALF_ERROR:
+            i = int(error.nan_to_num(torch.inf).argmax())
+            raised = f" It raised {patient.subject.raised}." if patient.subject.raised else ""
+            yield Fault(
+                "half",
+                f"Given outputs in {str(dtype).removeprefix('torch.')}, a point scores "
+                f"{found[i].item():.5g} nats, where the same outputs in float32 give "
+                f"{exact[i].item():.5g}." + raised,
+                "outputs.float() before anything else; it costs little beside the network.",
+            )
+            return

@@ -1,0 +1,218 @@
+"""A loss under examination: called on copies, and with nothing left changed behind it."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+LOW, HIGH = 0.2, 0.9  # between them, a number is good for any place of a row
+GLOBAL_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (torch.get_rng_state, torch.set_rng_state),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, torch.set_default_device),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (lambda: Distribution._validate_args, Distribution.set_default_validate_args),
+    (random.getstate, random.setstate),
+    (np.random.get_state, np.random.set_state),
+]
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Let gradients be taken and warnings pass, and restore the global state that was found."""
+    before = [(read(), read, write) for read, write in GLOBAL_STATE]
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for found, read, write in before:
+            if not _same(read(), found):
+                write(found)
+
+
+def one_line(error: Exception) -> str:
+    """Return the class of an error and the first line of what it says."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two states of a kind are one; arrays within them count as changed."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return not isinstance(one, tuple) and bool(one == other)
+
+
+class Subject:
+    """A loss, and how to ask it for the score of a row.
+
+    Args:
+        loss: The callable; probed on a deep copy.
+        components: Number of mixture components ``K``.
+        masked: Whether to give it a mask, as a third argument.
+
+    Raises:
+        TypeError: If `loss` is not callable, or returns anything but a tensor of real numbers.
+        ValueError: If it cannot be copied, raises, or returns another shape.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], components: int, *, masked: bool) -> None:
+        if not callable(loss):
+            raise TypeError(f"loss must be callable, got {type(loss).__name__}")
+        try:
+            self.loss = deepcopy(loss)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"loss must be copyable, to be probed on a copy: {error}") from error
+        self.components, self.size, self.masked = components, 6 * components + 1, masked
+        tensors = [*loss.parameters(), *loss.buffers()] if isinstance(loss, nn.Module) else []
+        self.device = next((t.device for t in tensors), torch.get_default_device())
+        self.generator = torch.Generator().manual_seed(0)
+        self.shift = 0  # by how many steps a point is behind its outputs
+        self.together = False  # whether a batch of rows gives a score each
+        self.negated = False  # whether it is the log density itself
+        self.raised = ""  # what it raised last
+        self.dtype = self._open()
+        self.precise = self._is_precise()
+        self.differentiable = self.result(*self.plain(1, 3)).requires_grad
+
+    def plain(self, *shape: int) -> tuple[Tensor, Tensor]:
+        """Return outputs ``(*shape, size)`` good in any order, and points ``(*shape, 3)``."""
+        uniform = torch.rand(
+            *shape, self.size + 3, generator=self.generator, dtype=torch.float64, device="cpu"
+        )
+        outputs = LOW + (HIGH - LOW) * uniform[..., 3:]
+        offset, flag = 4 * uniform[..., :2] - 1.5, (uniform[..., 2:3] > 0.5).double()
+        return outputs, torch.cat([offset, flag], -1)
+
+    def result(
+        self,
+        outputs: Tensor,
+        strokes: Tensor,
+        mask: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return what the loss says of outputs ``(B, T, size)`` and strokes ``(B, T, 3)``."""
+        outputs = outputs.to(self.device, dtype or self.dtype)
+        strokes = strokes.to(self.device, torch.float32 if self._half(dtype) else outputs.dtype)
+        if not outputs.requires_grad:
+            outputs = outputs.detach().clone().requires_grad_()
+        arguments = [outputs.clone(), strokes.clone()]  # a network's outputs are no leaf
+        if self.masked:
+            kept = torch.ones(strokes.shape[:2], dtype=torch.bool) if mask is None else mask
+            arguments.append(kept.to(self.device, copy=True))
+        with torch.enable_grad():
+            result = self.loss(*arguments)
+        self.left_alone = all(
+            given._version == version and torch.equal(given, kept)
+            for given, version, kept in (
+                (arguments[0], 0, outputs),
+                (arguments[1], 0, strokes),
+            )
+        )
+        if not isinstance(result, Tensor):
+            raise TypeError(f"loss must return a tensor, got {type(result).__name__}")
+        if not result.is_floating_point():
+            raise TypeError(f"loss must return real numbers, got {result.dtype}")
+        return result
+
+    def total(self, outputs: Tensor, strokes: Tensor) -> float:
+        """Return the sum of what the loss says, whatever its shape."""
+        return self.result(outputs, strokes).detach().double().sum().item()
+
+    def scores(self, rows: Tensor, points: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the scores ``(N)`` of rows ``(N, size)``; NaN where the loss raises."""
+        return self.slopes(rows, points, dtype, gradients=False)[0]
+
+    def slopes(
+        self,
+        rows: Tensor,
+        points: Tensor,
+        dtype: torch.dtype | None = None,
+        *,
+        gradients: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scores ``(N)`` and their gradients ``(N, size)``; NaN where it raises."""
+        self.raised = ""
+        chunks = [slice(None)] if self.together else [slice(i, i + 1) for i in range(len(rows))]
+        found = [self._slopes(rows[c], points[c], dtype, gradients) for c in chunks]
+        scores, slopes = (torch.cat(each) for each in zip(*found, strict=True))
+        return (-scores, -slopes) if self.negated else (scores, slopes)
+
+    def _slopes(
+        self, rows: Tensor, points: Tensor, dtype: torch.dtype | None, gradients: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores and gradients of rows that the loss is given at once."""
+        leaf = rows.to(self.device, dtype or self.dtype).clone().requires_grad_()
+        unknown = torch.full((len(rows), self.size), torch.nan, dtype=torch.float64)
+        try:
+            result = self.result(*self.place(leaf, points), dtype=dtype)
+            if result.numel() != len(rows):
+                result = result.sum().expand(len(rows))
+            slope = unknown
+            if gradients and result.requires_grad:
+                (grad,) = torch.autograd.grad(result.sum(), leaf, allow_unused=True)
+                slope = torch.zeros_like(unknown) if grad is None else grad.cpu().double()
+        except Exception as error:  # noqa: BLE001  # whatever it raises is the answer
+            self.raised = one_line(error)
+            return unknown[:, 0], unknown
+        return result.detach().cpu().double().reshape(len(rows)), slope
+
+    def place(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sequences ``(N, 1 + |shift|)`` in which each row scores its point alone."""
+        if not self.shift:
+            return rows.unsqueeze(1), points.unsqueeze(1)
+        outputs, strokes = self.plain(1, 1)
+        outputs = outputs.to(rows).expand(len(rows), 1, -1)
+        strokes = strokes.to(points).expand(len(rows), 1, -1)
+        late = [outputs, rows.unsqueeze(1)], [points.unsqueeze(1), strokes]
+        early = [rows.unsqueeze(1), outputs], [strokes, points.unsqueeze(1)]
+        first, second = early if self.shift > 0 else late
+        return torch.cat(first, 1), torch.cat(second, 1)
+
+    def _open(self) -> torch.dtype:
+        """Call the loss for the first time; return the finest type that it takes."""
+        outputs, strokes = self.plain(2, 3)
+        for dtype in (torch.float64, torch.float32):
+            self.dtype = dtype
+            try:
+                result = self.result(outputs, strokes)
+            except TypeError as error:
+                if str(error).startswith("loss must return"):
+                    raise
+                failure: Exception = error
+            except Exception as error:  # noqa: BLE001  # whatever it raises is told
+                failure = error
+            else:
+                if result.numel() not in (1, 2, 3, 4, 6):
+                    raise ValueError(
+                        "loss must return a number for each point or sequence, or one for all, "
+                        f"got shape {tuple(result.shape)} for outputs {tuple(outputs.shape)}"
+                    )
+                return dtype
+        raise ValueError(
+            f"loss raised an error for outputs {tuple(outputs.shape)} and strokes "
+            f"{tuple(strokes.shape)}: {one_line(failure)}"
+        ) from failure
+
+    def _is_precise(self) -> bool:
+        """Tell whether the loss computes in float64, in which a change of 1e-10 shows."""
+        outputs, strokes = self.plain(1, 3)
+        if self.dtype != torch.float64:
+            return False
+        return self.total(outputs, strokes) != self.total(outputs + 1e-10, strokes)
+
+    @staticmethod
+    def _half(dtype: torch.dtype | None) -> bool:
+        return dtype is not None and dtype.itemsize < 4
