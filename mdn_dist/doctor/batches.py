@@ -1,5 +1,6 @@
 """What a loss makes of several points: what scores which, and how scores are joined."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -97,14 +98,16 @@ def unjoined(subject: Subject, found: str | None) -> Iterator[Fault]:
             "Take the logarithm of each point's density, summed over its components alone, and "
             "only then the sum or mean over points (equation 26).",
         )
-    elif found is None:
-        outputs, strokes = subject.plain(3, 4 + abs(subject.shift))
+        return
+    outputs, strokes = subject.plain(3, 4 + abs(subject.shift))
+    total = subject.total(outputs, strokes)
+    if found is None and math.isfinite(total):
         rows, points = _pairs(subject, outputs, strokes)
-        sum_ = subject.scores(rows.flatten(0, 1), points.flatten(0, 1)).sum().item()
+        alone = subject.scores(rows.flatten(0, 1), points.flatten(0, 1)).sum().item()
         yield Fault(
             "reduction",
-            f"Twelve points that alone score {sum_:.4g} in all come to "
-            f"{subject.total(outputs, strokes):.4g}: neither a sum nor a mean of them.",
+            f"Twelve points that alone score {alone:.5g} in all come to {total:.5g}: neither a sum "
+            "nor a mean of them.",
             "Return one number a point, or their sum or mean.",
         )
 

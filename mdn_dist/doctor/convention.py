@@ -75,15 +75,14 @@ def recognise(subject: Subject) -> Convention | None:
     pens = torch.stack(
         [torch.stack([pen.score(end, points[:, 2]) for pen in PENS]) for end in ends]
     )[at_back]  # (orders, pens, N)
-    best: Convention | None = None
+    candidates: list[Convention] = []
     for formula in (None, *FORMULAS):
         expected = offset_scores(in_paper, points, formula).unsqueeze(1) + pens
-        found = _best(subject, every, formula, *_fit(expected, scores))
-        if found.known and formula is None:
-            return found
-        if best is None or found.strain < best.strain:
-            best = found
-    return best
+        candidates.append(_best(subject, every, formula, *_fit(expected, scores)))
+        if formula is None and candidates[0].exact:
+            break
+    best = min(candidates, key=lambda each: each.strain)
+    return candidates[0] if candidates[0].known and not best.exact else best
 
 
 def _best(

@@ -7,7 +7,7 @@ import torch
 
 from mdn_dist.doctor.patient import Measured, Patient
 from mdn_dist.doctor.report import Fault
-from mdn_dist.doctor.tails import LOG_SPACE
+from mdn_dist.doctor.tails import FAR, LOG_SPACE, from_afar
 
 NARROW = -8.0  # log of a scale that `Bounds` leaves alone
 STEEP = 3.85  # likewise an output that stands for a correlation: 0.9991
@@ -24,6 +24,7 @@ def shifted(patient: Patient) -> Iterator[Fault]:
         "a correlation of 0.9991": (0.0, STEEP),
         "a correlation of -0.9991": (0.0, -STEEP),
     }
+    end = from_afar(patient, FAR).score
     usual = _measure(patient, 0.0, 0.9, patient.subject.dtype)
     for where, (scale, correlation) in places.items():
         m = _measure(patient, scale, correlation, patient.subject.dtype)
@@ -39,7 +40,8 @@ def shifted(patient: Patient) -> Iterator[Fault]:
             )
             return
         error = m.score - m.exact
-        if (error.abs() > (3e-7 if patient.subject.precise else 1e-3)).any():
+        floor = (m.exact - end).exp()  # what a floor under the density takes here
+        if (error.abs() > (3e-7 if patient.subject.precise else 1e-3) + 2 * floor).any():
             worst = error.abs().argmax()
             integral = patient.integral(scale, correlation)
             yield Fault(

@@ -10,6 +10,8 @@ from mdn_dist.doctor.report import Fault
 from mdn_dist.doctor.subject import Subject
 
 ROWS = 3  # that derivatives are taken of
+FINE = -6.0  # log of a scale that coordinates in half precision are too coarse for
+PLACE = 0.7  # of means in data units
 HALF_ERROR = 0.02  # nats, and share of the score, that half precision may cost
 
 
@@ -50,15 +52,21 @@ def derivatives(subject: Subject) -> Iterator[Fault]:
 def half_precision(patient: Patient) -> Iterator[Fault]:
     """Tell of scores that half precision spoils."""
     rows, points = patient.subject.plain(ROWS)
-    far = torch.tensor([[240.0, 320.0, 0.0]], dtype=torch.float64)
-    rows, points = torch.cat([rows, rows[:1]]), torch.cat([points, far])
+    k = patient.subject.components
+    narrow = patient.row(scale=FINE)
+    narrow[1 + k : 1 + 3 * k] = PLACE
+    offset = PLACE + 2 * patient.scale(FINE)
+    near, far = [offset, offset, 0.0], [240.0, 320.0, 0.0]
+    rows = torch.cat([rows, rows[:1], patient.convention.rows(narrow).unsqueeze(0)])
+    points = torch.cat([points, torch.tensor([far, near], dtype=torch.float64)])
     for dtype in (torch.bfloat16, torch.float16):
         rounded = rows.to(dtype)
         found = patient.subject.scores(rounded, points.float(), dtype)
         exact: Tensor = patient.convention.scores(rounded, points.float())
         error = (found - exact).abs() / (1 + exact.abs())
-        if not error.max() <= HALF_ERROR:
-            i = int(error.nan_to_num(torch.inf).argmax())
+        error = torch.where(exact.isfinite(), error.nan_to_num(torch.inf), 0.0)
+        if error.max() > HALF_ERROR:
+            i = int(error.argmax())
             raised = f" It raised {patient.subject.raised}." if patient.subject.raised else ""
             yield Fault(
                 "half",

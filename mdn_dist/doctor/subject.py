@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-LOW, HIGH = 0.2, 0.9  # between them, a number is good for any place of a row
+LOW, HIGH = 0.05, 0.95  # between them, a number is good for any place of a row
 GLOBAL_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (torch.get_rng_state, torch.set_rng_state),
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -160,10 +160,10 @@ class Subject:
             result = self.result(*self.place(leaf, points), dtype=dtype)
             if result.numel() != len(rows):
                 result = result.sum().expand(len(rows))
-            slope = unknown
+            grad = None
             if gradients and result.requires_grad:
                 (grad,) = torch.autograd.grad(result.sum(), leaf, allow_unused=True)
-                slope = torch.zeros_like(unknown) if grad is None else grad.cpu().double()
+            slope = torch.zeros_like(unknown) if grad is None else grad.cpu().double()
         except Exception as error:  # noqa: BLE001  # whatever it raises is the answer
             self.raised = one_line(error)
             return unknown[:, 0], unknown

@@ -19,13 +19,18 @@ LOG_SPACE = (
 )
 
 
+def from_afar(patient: Patient, distance: float) -> Measured:
+    """Score a point at some standard deviations from a row whose components are all the same."""
+    place = distance * patient.scale()
+    point = torch.tensor([[place * DIRECTION[0], place * DIRECTION[1], 0.0]])
+    return patient.measure(patient.row().unsqueeze(0), point, torch.float32)
+
+
 def far(patient: Patient) -> Iterator[Fault]:
     """Tell of a density that ends at some distance."""
 
     def at(distance: float) -> Measured:
-        place = distance * patient.scale()
-        point = torch.tensor([[place * DIRECTION[0], place * DIRECTION[1], 0.0]])
-        return patient.measure(patient.row().unsqueeze(0), point, torch.float32)
+        return from_afar(patient, distance)
 
     def alive(m: Measured) -> bool:
         return _alive(patient, m.score, m.exact, m.slope.means, m.exact_slope.means)
