@@ -173,6 +173,16 @@ def library_masked(outputs, strokes, mask):
     return -StrokeDistribution.from_outputs(outputs, K).log_prob(strokes, mask=mask)
 
 
+def flag_first(outputs, strokes):
+    return exact(outputs, strokes.roll(-1, -1))
+
+
+def checked_flag_first(outputs, strokes):
+    flag = strokes[..., 0]
+    assert ((flag == 0) | (flag == 1)).all()
+    return exact(outputs, strokes.roll(-1, -1))
+
+
 def half(outputs, strokes):
     return exact(outputs.float(), strokes)
 
@@ -499,14 +509,52 @@ class Leaky(nn.Module):
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         torch.set_default_dtype(torch.float64)
-        torch.set_num_threads(2)
         torch.distributions.Distribution.set_default_validate_args(False)
         torch.set_grad_enabled(False)
         torch.set_grad_enabled(True)
         warnings.warn("a loss that warns", stacklevel=1)
 
 
+def limited_correlation(outputs, strokes):
+    return with_correlations(lambda r: (0.95 * r.tanh()).atanh(), outputs, strokes)
+
+
+class RaisingBackward(RightBackward):
+    @staticmethod
+    def backward(ctx, weight):
+        raise NotImplementedError("todo")
+
+
+def raising_backward(outputs, strokes):
+    return RaisingBackward.apply(outputs, strokes)
+
+
+def four_faults(outputs, strokes):
+    """The loss that this library was asked about, and its flaws."""
+    outputs[..., 0] = torch.sigmoid(-outputs[..., 0])
+    outputs[..., 1 + 3 * K : 1 + 5 * K].exp_()
+    outputs[..., 1 + 5 * K :].tanh_()
+    outputs[..., 1 : 1 + K] /= outputs[..., 1 : 1 + K].sum(-1, keepdim=True)
+    total = 0.0
+    for t in range(outputs.shape[1]):
+        end, pi, mu_1, mu_2, s_1, s_2, rho = split(outputs[:, t])
+        x, y, flag = strokes[:, t].split(1, -1)
+        z_1, z_2 = (x - mu_1) / s_1, (y - mu_2) / s_2
+        z = z_1**2 + z_2**2 - 2 * rho * z_1 * z_2
+        rest = 1 - rho**2
+        normal = torch.exp(-z / (2 * rest)) / (2 * math.pi * s_1 * s_2 * torch.sqrt(rest))
+        pen = torch.where(flag[:, 0] == 1, end, 1 - end)
+        total = total - torch.log(((pi * normal).sum(-1) * pen).sum().clamp(min=1e-20))
+    return total
+
+
 # No losses
+
+
+def needs_two_sequences(outputs, strokes):
+    if len(outputs) < 2:
+        raise IndexError("where is the batch?")
+    return exact(outputs, strokes)
 
 
 def raises(_outputs, _strokes):

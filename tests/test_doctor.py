@@ -74,6 +74,7 @@ FAULTY = {
     "softplus_scale": {"map"},
     "log_variance": {"map"},
     "plain_correlation": {"map"},
+    "limited_correlation": {"map"},
     "no_correlation": {"normal"},
     "no_root": {"normal"},
     "no_scales": {"normal"},
@@ -81,6 +82,7 @@ FAULTY = {
     "strokes_in_place": {"in_place"},
     "naive_softmax": {"nan"},
     "wrong_backward": {"gradient"},
+    "raising_backward": {"gradient"},
     "detached": {"gradient"},
     "detached_in_part": {"gradient"},
     "dropout": {"random"},
@@ -116,6 +118,22 @@ def test_several_faults_are_all_named():
     report = diagnose(losses.customary, K)
     assert [fault.name for fault in report.faults] == ["floor", "floor", "correlation"]
     assert (report.sign, report.reduction) == ("plus", "their mean")
+
+
+def test_the_four_faults_of_the_readme_are_named_at_once():
+    report = diagnose(losses.four_faults, K)
+    # and what comes of them: autograd refuses what in-place changes overwrote; 1 - rho^2 gets 0
+    four = {"in_place", "weights", "batch", "floor"}
+    assert names(report) == four | {"gradient", "correlation"}
+    assert (report.order, report.sign, report.reduction) == (PAPER, "minus", None)
+
+
+@pytest.mark.parametrize("name", ["flag_first", "checked_flag_first"])
+def test_strokes_may_have_the_flag_first(name):
+    report = diagnose(getattr(losses, name), K)
+    assert (report.faults, report.flag_first, report.order) == ((), True, PAPER)
+    assert "Strokes hold end_of_stroke, dx, dy." in " ".join(str(report).split())
+    assert not diagnose(losses.exact, K).flag_first
 
 
 @pytest.mark.parametrize(
@@ -301,11 +319,12 @@ def test_global_state_is_left_as_it_was():
     assert (np.random.get_state()[1] == states[2][1]).all()  # noqa: NPY002
 
 
-def test_anomaly_detection_is_left_as_it_was():
-    # on for a whole examination, it would take long
+def test_slow_state_is_left_as_it_was():
+    # changed for a whole examination, it would take long
     with unchanged():
         torch.autograd.set_detect_anomaly(mode=True)
-    assert not torch.is_anomaly_enabled()
+        torch.set_num_threads(1 + torch.get_num_threads())
+    assert not torch.is_anomaly_enabled()  # and conftest holds threads
 
 
 def test_it_works_where_gradients_are_off_and_leaves_them_off():
@@ -331,6 +350,7 @@ def test_two_examinations_say_the_same():
     ("name", "kind", "words"),
     [
         ("raises", ValueError, "RuntimeError: the size of tensor a must match"),
+        ("needs_two_sequences", ValueError, r"\(1, 3, 19\).*IndexError: where is the batch"),
         ("raises_type_error", ValueError, "TypeError: exact.. takes 2 positional arguments"),
         ("wrong_shape", ValueError, r"got shape \(2, 3, 3\) for outputs \(2, 3, 19\)"),
         ("a_number", TypeError, "must return a tensor, got float"),

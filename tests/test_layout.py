@@ -12,6 +12,7 @@ import pytest
 
 import mdn_dist
 import mdn_dist.data
+import mdn_dist.doctor
 import mdn_dist.plotting
 
 PACKAGE = Path(mdn_dist.__file__).parent
@@ -49,7 +50,7 @@ MATHS = [
     "em",
 ]
 # These may import the tower up to `stroke`, and their own package, and nothing imports them.
-BESIDE = ["sampling", "plotting", "data"]
+BESIDE = ["sampling", "plotting", "data", "doctor"]
 OPTIONAL = {"matplotlib"}
 
 
@@ -130,6 +131,7 @@ def test_only_optional_packages_are_imported_inside_functions(name):
         ("mdn_dist.sampling", "from mdn_dist.networks import PredictionNetwork"),
         ("mdn_dist.head", "from mdn_dist.data import read"),
         ("mdn_dist.data.strokes", "from mdn_dist.plotting import plot_strokes"),
+        ("mdn_dist.doctor.cost", "from mdn_dist.head import MixtureDensityHead"),
     ],
 )
 def test_an_upward_import_is_noticed(name, source):
@@ -173,7 +175,7 @@ def state():
 
 torch.manual_seed(3)
 before = state()
-import mdn_dist, mdn_dist.data, mdn_dist.plotting
+import mdn_dist, mdn_dist.data, mdn_dist.doctor, mdn_dist.plotting
 print(before == state(), *(name in sys.modules for name in ("matplotlib", "torch._dynamo")))
 """
     assert run(code) == ["True", "False", "False"]
@@ -199,7 +201,7 @@ print("torch._dynamo" in sys.modules)
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (mdn_dist, mdn_dist.data, mdn_dist.plotting)
+    for module in (mdn_dist, mdn_dist.data, mdn_dist.doctor, mdn_dist.plotting)
     for name in module.__all__
 }
 

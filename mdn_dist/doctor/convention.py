@@ -18,7 +18,8 @@ from mdn_dist.doctor.orders import Order, orders
 from mdn_dist.doctor.subject import Subject
 
 ROWS = 12  # that scores are compared on
-NEAR = 0.05  # share of the scores' spread that an epsilon or a floor may take of moderate rows
+NEAR = 0.05  # share of the scores' spread that an epsilon or a floor may take of ordinary rows
+NEARER = 1e-3  # likewise if the formula is wrong, too
 
 
 class Convention(NamedTuple):
@@ -37,10 +38,9 @@ class Convention(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether this is what the loss computes, but for an epsilon or a floor."""
-        if self.misfit <= self.tolerance:
-            return True
-        near = self.misfit < NEAR and self.misfit < self.runner_up / 3
-        return near and self.formula is None and self.pen.what is None
+        right = self.formula is None and self.pen.what is None
+        near = self.misfit < (NEAR if right else NEARER) and self.misfit < self.runner_up / 3
+        return self.exact or near
 
     @property
     def exact(self) -> bool:
@@ -82,7 +82,8 @@ def recognise(subject: Subject) -> Convention | None:
         if formula is None and candidates[0].exact:
             break
     best = min(candidates, key=lambda each: each.strain)
-    return candidates[0] if candidates[0].known and not best.exact else best
+    clear = best.exact or best.misfit < candidates[0].misfit / 10
+    return best if clear or not candidates[0].known else candidates[0]
 
 
 def _best(

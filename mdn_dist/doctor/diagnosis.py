@@ -108,6 +108,11 @@ def _diagnose(subject: Subject, whole_sequences: bool, half: bool) -> Report:
     joins = list(unjoined(subject, joined))
     subject.together = joined is not None and "per" in joined and "step" not in joined
     convention = recognise(subject)
+    if convention is not None and not convention.known and not subject.flag_first:
+        subject.flag_first = True
+        other = recognise(subject)
+        subject.flag_first = other is not None and other.exact
+        convention = other if subject.flag_first else convention
     if convention is None or not convention.known:
         faults += [*joins, _unknown(subject, convention), *derivatives(subject)]
         faults += padding(subject, joined) if subject.masked else ()
@@ -136,6 +141,7 @@ def _diagnose(subject: Subject, whole_sequences: bool, half: bool) -> Report:
         convention.pen.sign,
         joined,
         subject.shift,
+        subject.flag_first,
         convention.order.columns,
         None if faults else time_ratio(subject),
     )

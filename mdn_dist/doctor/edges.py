@@ -48,9 +48,10 @@ def shifted(patient: Patient) -> Iterator[Fault]:
                 "epsilon",
                 f"At {where} of every component, the score is {m.score[worst].item():.6g} nats "
                 f"where it should be {m.exact[worst].item():.6g}, and the density integrates to "
-                f"{integral:.6g}: something is added to a scale, a variance or a determinant.",
-                "the exact maps with nothing added, or a smooth limit of the parameters, as "
-                "mdn_dist.Bounds has.",
+                f"{integral:.6g}: a scale, a correlation or a determinant is not the one that the "
+                "outputs say.",
+                "the exact maps, with nothing added to a scale, a variance or a determinant, or a "
+                "smooth limit of the parameters, as mdn_dist.Bounds has.",
             )
             return
 

@@ -127,6 +127,10 @@ def _correlations(change: Callable[[Tensor], Tensor]) -> Callable[[Blocks], Bloc
     return lambda b: b._replace(correlations=change(b.correlations))
 
 
+def _limited(limit: float) -> Callable[[Tensor], Tensor]:
+    return lambda r: (limit * r.tanh()).atanh()
+
+
 def _log_cosh(b: Blocks) -> Tensor:
     """Return minus the logarithm of ``sqrt(1 - rho^2)``."""
     log_cosh: Tensor = b.correlations.cosh().log()
@@ -223,6 +227,15 @@ FORMULAS = (
         "correlations are the softsign of their outputs",
         _TANH,
         _correlations(lambda r: (r / (1 + r.abs())).atanh()),
+    ),
+    *(
+        Formula(
+            "map",
+            f"correlations are {limit} times the tanh of their outputs",
+            _TANH,
+            _correlations(_limited(limit)),
+        )
+        for limit in (0.9, 0.95, 0.99, 0.999)
     ),
     Formula(
         "normal", "the correlation has no part in it", _NORMAL, _correlations(torch.zeros_like)

@@ -22,7 +22,10 @@ def derivatives(subject: Subject) -> Iterator[Fault]:
         "numpy. A backward of your own is for a torch.autograd.Function, held to gradcheck."
     )
     if not subject.differentiable:
-        yield Fault("gradient", "What the loss returns requires no gradient.", remedy)
+        probe = "What the loss returns requires no gradient."
+        if subject.refused:
+            probe = f"Backward raises {subject.refused}."
+        yield Fault("gradient", probe, remedy)
         return
     step, tolerance = (1e-5, 1e-5) if subject.precise else (1e-2, 0.05)
     rows, points = subject.plain(ROWS)

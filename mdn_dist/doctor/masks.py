@@ -69,11 +69,7 @@ def _score(
     result = subject.result(leaf, strokes, mask)
     if result.shape[:2] == mask.shape:
         result = result[mask.to(result.device)]
-    gradient = None
-    if result.requires_grad:
-        (gradient,) = torch.autograd.grad(result.sum(), leaf, allow_unused=True)
-    gradient = torch.zeros_like(leaf) if gradient is None else gradient
-    return result.detach().cpu().double(), gradient.cpu().double()
+    return result.detach().cpu().double(), subject.gradient(result, leaf)
 
 
 def _alone(subject: Subject, outputs: Tensor, strokes: Tensor, mask: Tensor) -> Tensor:

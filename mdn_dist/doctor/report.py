@@ -72,6 +72,7 @@ class Report:
         reduction: What becomes of the points' scores, in words; None where it is not known.
         shift: By how many steps a point is behind the outputs that score it: 1 for a loss that is
             given whole sequences and shifts them, 0 for one that scores what stands side by side.
+        flag_first: Whether the loss takes strokes as ``end_of_stroke, dx, dy``.
         columns: With them, ``outputs[..., columns]`` is in the paper's order; empty where the order
             is not known.
         time_ratio: Time of a forward and a backward pass over that of this library; None where
@@ -91,6 +92,7 @@ class Report:
     sign: Literal["minus", "plus"] | None = None
     reduction: str | None = None
     shift: int = 0
+    flag_first: bool = False
     columns: tuple[int, ...] = field(default=(), repr=False)
     time_ratio: float | None = None
 
@@ -121,4 +123,5 @@ class Report:
             1: " The loss takes whole sequences: outputs score the next point.",
             -1: " Outputs score the point before.",
         }[self.shift]
-        return f"A row of outputs holds: {order}. {sign} Scores come as: {reduction}.{shift}"
+        flag = " Strokes hold end_of_stroke, dx, dy." * self.flag_first
+        return f"A row of outputs holds: {order}. {sign} Scores come as: {reduction}.{shift}{flag}"

@@ -41,7 +41,11 @@ def unchanged() -> Iterator[None]:
                 write(found)
 
 
-def one_line(error: Exception) -> str:
+class CallError(ValueError):
+    """Raised where a loss raises an error."""
+
+
+def one_line(error: BaseException | None) -> str:
     """Return the class of an error and the first line of what it says."""
     said = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -78,13 +82,15 @@ class Subject:
         tensors = [*loss.parameters(), *loss.buffers()] if isinstance(loss, nn.Module) else []
         self.device = next((t.device for t in tensors), torch.get_default_device())
         self.generator = torch.Generator().manual_seed(0)
+        self.flag_first = False  # whether it takes strokes as end_of_stroke, dx, dy
         self.shift = 0  # by how many steps a point is behind its outputs
         self.together = False  # whether a batch of rows gives a score each
         self.negated = False  # whether it is the log density itself
         self.raised = ""  # what it raised last
         self.dtype = self._open()
         self.precise = self._is_precise()
-        self.differentiable = self.result(*self.plain(1, 3)).requires_grad
+        self.differentiable = True
+        self.differentiable = self._differentiates()
 
     def plain(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Return outputs ``(*shape, size)`` good in any order, and points ``(*shape, 3)``."""
@@ -108,12 +114,20 @@ class Subject:
         strokes = strokes.to(self.device, torch.float32 if self._half(dtype) else outputs.dtype)
         if not outputs.requires_grad:
             outputs = outputs.detach().clone().requires_grad_()
+        if self.flag_first:
+            strokes = strokes.roll(1, -1)
         arguments = [outputs.clone(), strokes.clone()]  # a network's outputs are no leaf
         if self.masked:
             kept = torch.ones(strokes.shape[:2], dtype=torch.bool) if mask is None else mask
             arguments.append(kept.to(self.device, copy=True))
-        with torch.enable_grad():
-            result = self.loss(*arguments)
+        try:
+            with torch.enable_grad():
+                result = self.loss(*arguments)
+        except Exception as error:
+            raise CallError(
+                f"loss raised an error for outputs {tuple(outputs.shape)} and strokes "
+                f"{tuple(strokes.shape)}: {one_line(error)}"
+            ) from error
         self.left_alone = all(
             given._version == version and torch.equal(given, kept)
             for given, version, kept in (
@@ -160,14 +174,24 @@ class Subject:
             result = self.result(*self.place(leaf, points), dtype=dtype)
             if result.numel() != len(rows):
                 result = result.sum().expand(len(rows))
-            grad = None
-            if gradients and result.requires_grad:
-                (grad,) = torch.autograd.grad(result.sum(), leaf, allow_unused=True)
-            slope = torch.zeros_like(unknown) if grad is None else grad.cpu().double()
-        except Exception as error:  # noqa: BLE001  # whatever it raises is the answer
-            self.raised = one_line(error)
+        except CallError as error:
+            self.raised = one_line(error.__cause__)
             return unknown[:, 0], unknown
+        slope = self.gradient(result, leaf) if gradients else unknown
         return result.detach().cpu().double().reshape(len(rows)), slope
+
+    def gradient(self, result: Tensor, leaf: Tensor) -> Tensor:
+        """Return the gradient of what the loss said, in float64; NaN where backward raises."""
+        if not (result.requires_grad and self.differentiable):
+            return torch.zeros(leaf.shape, dtype=torch.float64)
+        try:
+            (found,) = torch.autograd.grad(
+                result.sum(), leaf, allow_unused=True, materialize_grads=True
+            )
+        except Exception as error:  # noqa: BLE001  # of a backward that a person wrote
+            self.raised = one_line(error)
+            return torch.full(leaf.shape, torch.nan, dtype=torch.float64)
+        return found.cpu().double()
 
     def place(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return sequences ``(N, 1 + |shift|)`` in which each row scores its point alone."""
@@ -184,27 +208,21 @@ class Subject:
     def _open(self) -> torch.dtype:
         """Call the loss for the first time; return the finest type that it takes."""
         outputs, strokes = self.plain(2, 3)
-        for dtype in (torch.float64, torch.float32):
-            self.dtype = dtype
-            try:
-                result = self.result(outputs, strokes)
-            except TypeError as error:
-                if str(error).startswith("loss must return"):
-                    raise
-                failure: Exception = error
-            except Exception as error:  # noqa: BLE001  # whatever it raises is told
-                failure = error
-            else:
-                if result.numel() not in (1, 2, 3, 4, 6):
-                    raise ValueError(
-                        "loss must return a number for each point or sequence, or one for all, "
-                        f"got shape {tuple(result.shape)} for outputs {tuple(outputs.shape)}"
-                    )
-                return dtype
-        raise ValueError(
-            f"loss raised an error for outputs {tuple(outputs.shape)} and strokes "
-            f"{tuple(strokes.shape)}: {one_line(failure)}"
-        ) from failure
+        failures = []
+        for self.flag_first in (False, True):  # which a check of flags may mind
+            for dtype in (torch.float64, torch.float32):
+                try:
+                    result = self.result(outputs, strokes, dtype=dtype)
+                except CallError as error:
+                    failures.append(error)
+                else:
+                    if result.numel() not in (1, 2, 3, 4, 6):
+                        raise ValueError(
+                            "loss must return a number for each point or sequence, or one for all, "
+                            f"got shape {tuple(result.shape)} for outputs {tuple(outputs.shape)}"
+                        )
+                    return dtype
+        raise failures[1]  # in float32, with the flag last
 
     def _is_precise(self) -> bool:
         """Tell whether the loss computes in float64, in which a change of 1e-10 shows."""
@@ -212,6 +230,15 @@ class Subject:
         if self.dtype != torch.float64:
             return False
         return self.total(outputs, strokes) != self.total(outputs + 1e-10, strokes)
+
+    def _differentiates(self) -> bool:
+        """Tell whether ordinary rows have a gradient; keep what backward raises."""
+        outputs, strokes = self.plain(1, 3)
+        leaf = outputs.to(self.device, self.dtype).requires_grad_()
+        result = self.result(leaf, strokes)
+        self.gradient(result, leaf)
+        self.refused = self.raised
+        return result.requires_grad and not self.refused
 
     @staticmethod
     def _half(dtype: torch.dtype | None) -> bool:
