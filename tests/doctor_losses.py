@@ -114,6 +114,11 @@ def single_precision(outputs, strokes):
     return exact(outputs.float(), strokes.float()).mean()
 
 
+def refuses_double(outputs, strokes):
+    assert outputs.dtype == strokes.dtype == torch.float32
+    return exact(outputs, strokes).sum(1)
+
+
 class Module(nn.Module):
     """Has parameters, a buffer, state and a mode, none of which it may lose."""
 
@@ -295,6 +300,11 @@ def large_epsilon_in_scale(outputs, strokes):
 
 def epsilon_in_single_precision(outputs, strokes):
     return with_scales(lambda s: (s.exp() + 1e-5).log(), outputs.float(), strokes.float())
+
+
+def epsilon_without_double(outputs, strokes):
+    assert outputs.dtype == torch.float32
+    return with_scales(lambda s: (s.exp() + 1e-5).log(), outputs, strokes)
 
 
 def epsilon_in_determinant(outputs, strokes):

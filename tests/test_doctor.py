@@ -1,6 +1,7 @@
 """Every planted fault is named, and no right loss is accused."""
 
 import copy
+import functools
 import inspect
 import os
 import random
@@ -43,6 +44,7 @@ RIGHT = {
     "distributions": (PAPER, "minus", "their sum"),
     "library": (PAPER, "minus", "their mean"),
     "single_precision": (PAPER, "minus", "their mean"),
+    "refuses_double": (PAPER, "minus", "sums, one per sequence"),
     "own_backward": (PAPER, "minus", "one per point"),
     "clipped_backward": (PAPER, "minus", "one per point"),
 }
@@ -66,6 +68,7 @@ FAULTY = {
     "epsilon_in_scale": {"epsilon"},
     "large_epsilon_in_scale": {"epsilon"},
     "epsilon_in_single_precision": {"epsilon"},
+    "epsilon_without_double": {"epsilon"},
     "epsilon_in_determinant": {"epsilon"},
     "epsilon_in_correlation": {"epsilon"},
     "clamped_scale": {"clamp"},
@@ -259,6 +262,10 @@ def test_columns_take_a_row_to_the_library():
         ("rounded_correlation", "tanh is rounded to 1 from 9.01 on"),
         ("sum_in_logarithm", "over the batch"),
         ("product_in_logarithm", "over time"),
+        ("in_place", "changes the outputs that"),
+        ("strokes_in_place", "changes the strokes that"),
+        ("raising_backward", "Backward raises NotImplementedError: todo."),
+        ("dropout", "Three calls with the same arguments give"),
     ],
 )
 def test_a_probe_has_its_numbers(name, words):
@@ -334,6 +341,24 @@ def test_it_works_where_gradients_are_off_and_leaves_them_off():
     with torch.inference_mode():
         assert diagnose(losses.exact, K).faults == ()
         assert torch.is_inference_mode_enabled()
+
+
+def test_a_default_device_is_no_hindrance():
+    with torch.device("meta"):
+        assert diagnose(losses.exact, K).faults == ()
+        assert torch.get_default_device().type == "meta"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functools.partial(losses.with_scales, lambda s: s),
+        losses.Module().forward,
+    ],
+    ids=["partial", "method"],
+)
+def test_any_callable_is_examined(loss):
+    assert diagnose(loss, K).faults == ()
 
 
 def test_two_examinations_say_the_same():

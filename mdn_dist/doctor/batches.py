@@ -44,7 +44,7 @@ def misaligned(subject: Subject, *, whole_sequences: bool) -> Iterator[Fault]:
             "alignment",
             f"Given whole sequences, outputs at step t score {point}: a change of both points and "
             "outputs at t interacts there, and not at t and t + 1.",
-            "Score strokes[:, 1:] by outputs[:, :-1]: outputs at t score the point at t + 1 "
+            "strokes[:, 1:] scored by outputs[:, :-1]: outputs at t score the point at t + 1 "
             "(equation 26).",
         )
 
@@ -95,7 +95,7 @@ def unjoined(subject: Subject, found: str | None) -> Iterator[Fault]:
             "batch",
             "What a point adds to the loss depends on other points, which should not matter: "
             f"changing one changes it by up to {probe}.",
-            "Take the logarithm of each point's density, summed over its components alone, and "
+            "the logarithm of each point's density, summed over its components alone, and "
             "only then the sum or mean over points (equation 26).",
         )
         return
@@ -108,7 +108,7 @@ def unjoined(subject: Subject, found: str | None) -> Iterator[Fault]:
             "reduction",
             f"Twelve points that alone score {alone:.5g} in all come to {total:.5g}: neither a sum "
             "nor a mean of them.",
-            "Return one number a point, or their sum or mean.",
+            "one number a point, or their sum or mean.",
         )
 
 

@@ -60,6 +60,7 @@ def diagnose(
 
     A fault hides others at times: mend one, and ask again. The loss is probed on a deep copy, and
     no global state is left changed; tensors that a plain function has in its scope are not copied.
+    A module is probed on the device of its parameters, a function on the CPU.
 
     Args:
         loss: Takes outputs ``(B, T, 6 K + 1)`` and strokes ``(B, T, 3)``, rows of ``dx, dy,
@@ -151,11 +152,11 @@ def _manners(subject: Subject) -> Iterator[Fault]:
     """Tell of a loss that changes its arguments, or says something else each time."""
     outputs, strokes = subject.plain(2, 3)
     first = subject.result(outputs, strokes)
-    if not subject.left_alone:
+    if subject.changed:
         yield Fault(
             "in_place",
-            "After the call, the outputs or strokes that the loss was given are others: what uses "
-            "them next, or backward, uses the changed ones.",
+            f"The loss changes the {' and the '.join(subject.changed)} that it is given: what uses "
+            "them next, backward included, uses the changed ones.",
             "operations without a trailing underscore, and no assignment to slices: exp(), not "
             "exp_().",
         )

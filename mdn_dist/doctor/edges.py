@@ -143,10 +143,10 @@ def _finite(m: Measured) -> bool:
 
 
 def _listed(m: Measured) -> str:
-    """Return the scores in words, and whether their gradients are finite."""
+    """Return the scores in words, and whether gradients are broken."""
     scores = ", ".join(f"{score:.4g}" for score in m.score.tolist())
     finite = all(slope.isfinite().all() for slope in (*m.slope, m.pen_slope))
-    return f"{scores} with {'finite' if finite else 'broken'} gradients"
+    return scores if finite else f"{scores} with broken gradients"
 
 
 def _raised(patient: Patient) -> str:

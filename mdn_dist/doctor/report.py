@@ -82,7 +82,7 @@ class Report:
         >>> report = Report((), "correlations, weights, end of stroke", "plus", "their sum")
         >>> print(report)
         A row of outputs holds: correlations, weights, end of stroke. The pen's logit is its
-        output; minus it in the paper's equation 18. Scores come as: their sum.
+        output; minus it in the paper's equation 18. Scores come as their sum.
         <BLANKLINE>
         No fault found: where it was probed, it is the exact loss.
     """
@@ -117,11 +117,13 @@ class Report:
             "plus": "The pen's logit is its output; minus it in the paper's equation 18.",
             None: "The sign of the pen's logit was not recognised.",
         }[self.sign]
-        reduction = self.reduction or "not recognised"
+        reduction = f"Scores come as {self.reduction}."
+        if self.reduction is None:
+            reduction = "How scores are joined was not recognised."
         shift = {
             0: "",
             1: " The loss takes whole sequences: outputs score the next point.",
             -1: " Outputs score the point before.",
         }[self.shift]
         flag = " Strokes hold end_of_stroke, dx, dy." * self.flag_first
-        return f"A row of outputs holds: {order}. {sign} Scores come as: {reduction}.{shift}{flag}"
+        return f"A row of outputs holds: {order}. {sign} {reduction}{shift}{flag}"

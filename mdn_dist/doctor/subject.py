@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -14,9 +14,7 @@ from torch.distributions import Distribution
 
 LOW, HIGH = 0.05, 0.95  # between them, a number is good for any place of a row
 GLOBAL_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
-    (torch.get_rng_state, torch.set_rng_state),
     (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_default_device, torch.set_default_device),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
@@ -31,8 +29,15 @@ GLOBAL_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
 def unchanged() -> Iterator[None]:
     """Let gradients be taken and warnings pass, and restore the global state that was found."""
     before = [(read(), read, write) for read, write in GLOBAL_STATE]
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.enable_grad():
+        with (
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices),
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+            on(torch.device("cpu")),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -51,10 +56,13 @@ def one_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the default one; nothing where it is, since that slows every operation."""
+    return nullcontext() if torch.get_default_device() == device else device
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Tell whether two states of a kind are one; arrays within them count as changed."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
+    """Tell whether two states are one; tuples, which may hold arrays, count as changed."""
     return not isinstance(one, tuple) and bool(one == other)
 
 
@@ -76,14 +84,17 @@ class Subject:
             raise TypeError(f"loss must be callable, got {type(loss).__name__}")
         try:
             self.loss = deepcopy(loss)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"loss must be copyable, to be probed on a copy: {error}") from error
+        except Exception as error:
+            raise ValueError(
+                f"loss must be copyable, as a function around it is: {one_line(error)}"
+            ) from error
         self.components, self.size, self.masked = components, 6 * components + 1, masked
         tensors = [*loss.parameters(), *loss.buffers()] if isinstance(loss, nn.Module) else []
-        self.device = next((t.device for t in tensors), torch.get_default_device())
+        self.device = next((t.device for t in tensors), torch.device("cpu"))
         self.generator = torch.Generator().manual_seed(0)
         self.flag_first = False  # whether it takes strokes as end_of_stroke, dx, dy
         self.shift = 0  # by how many steps a point is behind its outputs
+        self.changed: list[str] = []  # arguments that the last call changed
         self.together = False  # whether a batch of rows gives a score each
         self.negated = False  # whether it is the log density itself
         self.raised = ""  # what it raised last
@@ -121,20 +132,20 @@ class Subject:
             kept = torch.ones(strokes.shape[:2], dtype=torch.bool) if mask is None else mask
             arguments.append(kept.to(self.device, copy=True))
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), on(self.device):
                 result = self.loss(*arguments)
         except Exception as error:
             raise CallError(
                 f"loss raised an error for outputs {tuple(outputs.shape)} and strokes "
                 f"{tuple(strokes.shape)}: {one_line(error)}"
             ) from error
-        self.left_alone = all(
-            given._version == version and torch.equal(given, kept)
-            for given, version, kept in (
-                (arguments[0], 0, outputs),
-                (arguments[1], 0, strokes),
+        self.changed = [
+            name
+            for name, given, kept in zip(
+                ("outputs", "strokes"), arguments, (outputs, strokes), strict=False
             )
-        )
+            if given._version or not torch.equal(given, kept)
+        ]
         if not isinstance(result, Tensor):
             raise TypeError(f"loss must return a tensor, got {type(result).__name__}")
         if not result.is_floating_point():

@@ -44,10 +44,10 @@ def far(patient: Patient) -> Iterator[Fault]:
         level = math.exp(math.log(2) - m.score.item())  # the pen's share is log 2
         yield Fault(
             "floor",
-            f"{where}: at {max(end, FAR):.0f}, the score is {m.score.item():.4g} nats and the "
-            f"gradient by the means {m.slope.means.norm().item():.3g}, where they should be "
-            f"{m.exact.item():.4g} and {m.exact_slope.means.norm().item():.3g}. The floor under "
-            f"the density is about {level:.0e}.",
+            f"{where}: at {max(end, FAR):.0f}, the score is {m.score.item():.4g} nats, and should "
+            f"be {m.exact.item():.4g}"
+            + _slopes(patient, m.slope.means, m.exact_slope.means)
+            + f". The floor under the density is about {level:.0e}.",
             LOG_SPACE,
         )
     else:
@@ -55,8 +55,8 @@ def far(patient: Patient) -> Iterator[Fault]:
         yield Fault(
             "underflow",
             f"{where}: at {max(end, FAR):.0f}, the score is {m.score.item():.4g} nats{broken}, "
-            f"where it should be {m.exact.item():.4g}. The density is rounded to 0 before its "
-            f"logarithm is taken.",
+            f"and should be {m.exact.item():.4g}. The density is rounded to 0 before its "
+            "logarithm is taken.",
             LOG_SPACE,
         )
 
@@ -82,12 +82,21 @@ def sure_pen(patient: Patient) -> Iterator[Fault]:
             "floor" if sound else "underflow",
             f"Where the pen's output is {end:.1f} or more on the wrong side of flag {flag:.0f}, in "
             f"float32, its score or gradient is wrong: at {SUREST:.0f}, the score is "
-            f"{m.score.item():.4g} nats and the gradient {m.pen_slope.item():.3g}, where they "
-            f"should be {m.exact.item():.4g} and {m.exact_pen_slope.item():.3g}.",
+            f"{m.score.item():.4g} nats, and should be {m.exact.item():.4g}"
+            + _slopes(patient, m.pen_slope, m.exact_pen_slope)
+            + ".",
             "binary_cross_entropy_with_logits, or logsigmoid of plus and of minus the logit; never "
             "the logarithm of a sigmoid.",
         )
         return
+
+
+def _slopes(patient: Patient, slope: Tensor, exact_slope: Tensor) -> str:
+    """Return the norms of gradients in words, if there are any."""
+    if not patient.subject.differentiable:
+        return ""
+    found, expected = slope.norm().item(), exact_slope.norm().item()
+    return f"; the norm of its gradient is {found:.3g}, and should be {expected:.3g}"
 
 
 def _alive(
