@@ -158,6 +158,11 @@ def own_backward(outputs, strokes):
     return RightBackward.apply(outputs, strokes)
 
 
+def warns(outputs, strokes):
+    warnings.warn("a loss that warns", stacklevel=1)
+    return exact(outputs, strokes)
+
+
 def clipped_backward(outputs, strokes):
     """The paper's clip of derivatives by the outputs, no fault."""
     if outputs.requires_grad:
@@ -248,6 +253,11 @@ def floor(outputs, strokes):
 def added_floor(outputs, strokes):
     end = split(outputs)[0]
     return (-(mixture_density(outputs, strokes) + 1e-5).log() + pen_nats(-end, strokes)).mean()
+
+
+def high_floor(outputs, strokes):
+    end = split(outputs)[0]
+    return -(mixture_density(outputs, strokes) + 1e-3).log() + pen_nats(end, strokes)
 
 
 def underflows(outputs, strokes):
@@ -556,6 +566,10 @@ def four_faults(outputs, strokes):
         pen = torch.where(flag[:, 0] == 1, end, 1 - end)
         total = total - torch.log(((pi * normal).sum(-1) * pen).sum().clamp(min=1e-20))
     return total
+
+
+def floor_of_wrong_weights(outputs, strokes):
+    return -torch.log(torch.exp(-no_exponential(outputs, strokes)) + 1e-6)
 
 
 # No losses

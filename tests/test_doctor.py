@@ -46,6 +46,7 @@ RIGHT = {
     "single_precision": (PAPER, "minus", "their mean"),
     "refuses_double": (PAPER, "minus", "sums, one per sequence"),
     "own_backward": (PAPER, "minus", "one per point"),
+    "warns": (PAPER, "minus", "one per point"),
     "clipped_backward": (PAPER, "minus", "one per point"),
 }
 FAULTY = {
@@ -59,6 +60,7 @@ FAULTY = {
     "product_in_logarithm": {"batch"},
     "floor": {"floor"},
     "added_floor": {"floor"},
+    "high_floor": {"floor"},
     "underflows": {"underflow"},
     "pen_floor": {"floor"},
     "pen_underflows": {"underflow"},
@@ -121,6 +123,12 @@ def test_several_faults_are_all_named():
     report = diagnose(losses.customary, K)
     assert [fault.name for fault in report.faults] == ["floor", "floor", "correlation"]
     assert (report.sign, report.reduction) == ("plus", "their mean")
+
+
+def test_a_floor_does_not_hide_wrong_weights():
+    report = diagnose(losses.floor_of_wrong_weights, K)
+    # joint with the pen's, which is below it too
+    assert [fault.name for fault in report.faults] == ["weights", "floor", "floor"]
 
 
 def test_the_four_faults_of_the_readme_are_named_at_once():
@@ -422,8 +430,7 @@ TESTS = Path(__file__).parent
         (["computes_in_half", "--half"], 1, "half: "),
     ],
 )
-def test_the_command_line_prints_the_report(arguments, status, words, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "path", sys.path)
+def test_the_command_line_prints_the_report(arguments, status, words, capsys):
     name, *options = arguments
     assert main([f"doctor_losses:{name}", "--components", str(K), *options]) == status
     assert words in capsys.readouterr().out
@@ -439,8 +446,7 @@ def test_the_command_line_prints_the_report(arguments, status, words, capsys, mo
         ("doctor_losses:K", "loss must be callable"),
     ],
 )
-def test_the_command_line_refuses_in_one_line(name, words, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "path", sys.path)
+def test_the_command_line_refuses_in_one_line(name, words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--components", str(K)])
     assert stopped.value.code == 2

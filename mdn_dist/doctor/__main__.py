@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -41,7 +40,6 @@ def _load(name: str) -> Any:
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ValueError(f"loss must be named as module:name, got {name!r}")
-    sys.path.insert(0, str(Path.cwd()))
     try:
         loss: Any = importlib.import_module(module)
         for part in attribute.split("."):
