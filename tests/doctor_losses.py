@@ -486,6 +486,17 @@ def absolute_means(outputs, strokes):
     return offset_nats(strokes, pi, mu_1.abs(), mu_2, *rest) + pen_nats(-end, strokes)
 
 
+def other_tails(outputs, strokes):
+    """Right for points within 30 of the origin, and a fifth of it beyond."""
+    far = strokes[..., :2].norm(dim=-1) > 30
+    return torch.where(far, exact(outputs, strokes) / 5, exact(outputs, strokes))
+
+
+def falling_tails(outputs, strokes):
+    far = strokes[..., :2].norm(dim=-1) > 30
+    return exact(outputs, strokes) * torch.where(far, -1, 1)
+
+
 def always_nan(outputs, strokes):
     return exact(outputs, strokes) * math.nan
 

@@ -94,6 +94,8 @@ FAULTY = {
     "weighted_by_step": {"reduction"},
     "another_loss": {"unknown"},
     "absolute_means": {"unknown"},
+    "other_tails": {"unknown"},
+    "falling_tails": {"unknown"},
     "always_nan": {"nan"},
     "constant": {"unknown"},
 }

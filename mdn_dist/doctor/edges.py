@@ -40,7 +40,7 @@ def shifted(patient: Patient) -> Iterator[Fault]:
             )
             return
         error = m.score - m.exact
-        floor = (m.exact - end).exp()  # what a floor under the density takes here
+        floor = (m.exact - end).exp().nan_to_num(0.0)  # what a floor under the density takes here
         if (error.abs() > (3e-7 if patient.subject.precise else 1e-3) + 2 * floor).any():
             worst = error.abs().argmax()
             integral = patient.integral(scale, correlation)
