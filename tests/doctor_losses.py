@@ -463,6 +463,19 @@ def mean_over_padding(outputs, strokes, mask):
     return (exact(outputs, strokes) * mask).mean()
 
 
+def mask_of_the_outputs(outputs, strokes, mask):
+    """Shifts outputs and strokes, and the mask as the outputs."""
+    mask, strokes = mask[:, :-1], strokes[:, 1:]
+    score = exact(outputs[:, :-1], torch.where(mask.unsqueeze(-1), strokes, 0.0))
+    return (score * mask).sum() / mask.sum()
+
+
+def checks_padding(outputs, strokes, mask):
+    if not strokes.isfinite().all():
+        raise ValueError("strokes must be finite")
+    return masked(outputs, strokes, mask)
+
+
 def gradient_of_padding(outputs, strokes, mask):
     """The score is dropped by a where that NaN passes backwards."""
     return torch.where(mask, exact(outputs, strokes), 0.0)

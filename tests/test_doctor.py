@@ -187,6 +187,8 @@ def test_a_shift_is_found_unasked():
         ("mask_times_score", {"padding"}),
         ("mask_ignored", {"padding"}),
         ("mean_over_padding", {"padding"}),
+        ("mask_of_the_outputs", {"padding"}),
+        ("checks_padding", {"padding"}),
         ("gradient_of_padding", {"padding"}),
     ],
 )

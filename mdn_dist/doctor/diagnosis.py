@@ -230,5 +230,5 @@ def _unknown(subject: Subject, convention: Convention | None) -> Fault:
         probe = f"All of 12 different rows score {score[0].item():.6g}: outputs have no part in it."
         return Fault("unknown", probe, "minus the log density of each point.")
     probe = f"Ordinary rows score {', '.join(f'{x:.4g}' for x in score.tolist())}."
-    raised = f" It raised {subject.raised}." if subject.raised else ""
-    return Fault("nan", probe + raised, "log_softmax, logsumexp and log scales, as in equation 26.")
+    probe += subject.said_on_raising()
+    return Fault("nan", probe, "log_softmax, logsumexp and log scales, as in equation 26.")

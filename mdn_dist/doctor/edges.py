@@ -65,7 +65,7 @@ def correlation(patient: Patient) -> Iterator[Fault]:
                 "correlation",
                 f"Where correlations have the output {output:.0f}, in float32, scores are "
                 f"{_listed(m)}: tanh is rounded to 1 from 9.01 on, and 1 - rho^2 to 0."
-                + _raised(patient),
+                + patient.subject.said_on_raising(),
                 "log cosh(output) for -log sqrt(1 - rho^2), and z2 cosh(output) - z1 sinh(output) "
                 "for the second whitened coordinate; or a smooth limit below one.",
             )
@@ -87,7 +87,8 @@ def large_outputs(patient: Patient) -> Iterator[Fault]:
             yield Fault(
                 "nan",
                 f"Where {where}, in float32, scores are {_listed(m)}, and should be "
-                f"{', '.join(f'{x:.4g}' for x in m.exact.tolist())}." + _raised(patient),
+                f"{', '.join(f'{x:.4g}' for x in m.exact.tolist())}."
+                + patient.subject.said_on_raising(),
                 "log_softmax and logsumexp for the weights, and log scales that are added, not "
                 "logarithms of products of exponentials.",
             )
@@ -108,7 +109,7 @@ def ordinary(patient: Patient) -> Iterator[Fault]:
         yield Fault(
             "nan",
             f"Of 12 ordinary rows, {int((~m.score.isfinite()).sum())} have no number for a score."
-            + _raised(patient),
+            + patient.subject.said_on_raising(),
             LOG_SPACE,
         )
     elif wrong.any():
@@ -147,8 +148,3 @@ def _listed(m: Measured) -> str:
     scores = ", ".join(f"{score:.4g}" for score in m.score.tolist())
     finite = all(slope.isfinite().all() for slope in (*m.slope, m.pen_slope))
     return scores if finite else f"{scores} with broken gradients"
-
-
-def _raised(patient: Patient) -> str:
-    """Return a sentence on what the loss raised, if it did."""
-    return f" It raised {patient.subject.raised}." if patient.subject.raised else ""

@@ -70,12 +70,11 @@ def half_precision(patient: Patient) -> Iterator[Fault]:
         error = torch.where(exact.isfinite(), error.nan_to_num(torch.inf), 0.0)
         if error.max() > HALF_ERROR:
             i = int(error.argmax())
-            raised = f" It raised {patient.subject.raised}." if patient.subject.raised else ""
             yield Fault(
                 "half",
                 f"Given outputs in {str(dtype).removeprefix('torch.')}, a point scores "
                 f"{found[i].item():.5g} nats, where the same outputs in float32 give "
-                f"{exact[i].item():.5g}." + raised,
+                f"{exact[i].item():.5g}." + patient.subject.said_on_raising(),
                 "outputs.float() before anything else; it costs little beside the network.",
             )
             return

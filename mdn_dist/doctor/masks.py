@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdn_dist.doctor.report import Fault
-from mdn_dist.doctor.subject import Subject
+from mdn_dist.doctor.subject import CallError, Subject, one_line
 
 REMEDY = (
     "replace padding before it is scored (torch.where(mask, x, 0) of outputs and strokes, or "
@@ -20,14 +20,18 @@ def padding(subject: Subject, reduction: str | None) -> Iterator[Fault]:
     outputs, strokes = subject.plain(2, 4 + abs(subject.shift))
     mask = torch.ones(strokes.shape[:2], dtype=torch.bool)
     mask[1, -2:] = False
-    zeros, far, nan = (torch.where(mask.unsqueeze(-1), strokes, x) for x in (0.0, 50.0, torch.nan))
+    other_point = strokes.new_tensor([50.0, 50.0, 1.0])
+    zeros, far, nan = (
+        torch.where(mask.unsqueeze(-1), strokes, each)
+        for each in (strokes.new_tensor(0.0), other_point, strokes.new_tensor(torch.nan))
+    )
     value, gradient = _score(subject, outputs, zeros, mask)
     other_value, other_gradient = _score(subject, outputs, far, mask)
     if not torch.allclose(value, other_value, rtol=1e-5):
         yield Fault(
             "padding",
             f"The loss is {value.sum().item():.6g} where masked points hold zeros and "
-            f"{other_value.sum().item():.6g} where they hold 50: padding counts.",
+            f"{other_value.sum().item():.6g} where they hold (50, 50, 1): padding counts.",
             REMEDY,
         )
         return
@@ -56,7 +60,7 @@ def padding(subject: Subject, reduction: str | None) -> Iterator[Fault]:
         yield Fault(
             "padding",
             f"NaN in masked points reaches the {where}: the gradients of {count} of "
-            f"{mask.numel()} rows are no numbers.",
+            f"{mask.numel()} rows are no numbers." + subject.said_on_raising(),
             REMEDY,
         )
 
@@ -65,8 +69,13 @@ def _score(
     subject: Subject, outputs: Tensor, strokes: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return what the loss says of the kept points, and the gradient by all outputs."""
+    subject.raised = ""
     leaf = outputs.to(subject.device, subject.dtype).clone().requires_grad_()
-    result = subject.result(leaf, strokes, mask)
+    try:
+        result = subject.result(leaf, strokes, mask)
+    except CallError as error:
+        subject.raised = one_line(error.__cause__)
+        return torch.full((1,), torch.nan).double(), torch.full(leaf.shape, torch.nan).double()
     if result.shape[:2] == mask.shape:
         result = result[mask.to(result.device)]
     return result.detach().cpu().double(), subject.gradient(result, leaf)

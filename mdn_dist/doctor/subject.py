@@ -204,6 +204,10 @@ class Subject:
             return torch.full(leaf.shape, torch.nan, dtype=torch.float64)
         return found.cpu().double()
 
+    def said_on_raising(self) -> str:
+        """Return a sentence on what the loss raised last, if it did."""
+        return f" It raised {self.raised}." if self.raised else ""
+
     def place(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return sequences ``(N, 1 + |shift|)`` in which each row scores its point alone."""
         if not self.shift:
