@@ -1,7 +1,7 @@
 """Mixtures of multivariate normal distributions, from parameters and from a network's outputs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, ParamSpec, Self, final
 
 import torch
@@ -20,6 +20,7 @@ from mdn_dist._checks import (
 )
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
 from mdn_dist._maths import algebra
+from mdn_dist._maths.batches import Batch
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
 from mdn_dist._maths.draw import draw_offset
 from mdn_dist._maths.em import fit_parameters
@@ -138,9 +139,10 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
     @classmethod
     def fit(
         cls,
-        points: Tensor,
+        points: Tensor | Iterable[Batch],
         components: int = 20,
         *,
+        weights: Tensor | None = None,
         covariance: Covariance = "full",
         min_scale: float | None = None,
         restarts: int = 8,
@@ -153,15 +155,21 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
 
         Every start takes its components from k-means++ seeds among points whose coordinates are
         compressed by an inverse hyperbolic sine. A few steps on at most 10,000 of the points tell
-        the best start, which then goes on with all of them. All is computed in float64.
+        the best start, which then goes on with all of them, a pass a step. All is computed in
+        float64.
 
         Args:
-            points: Data, shape ``(N, D)``.
+            points: Data, shape ``(N, D)``; or batches of such, for more than memory holds: anything
+                that can be gone through repeatedly, as a list or a ``DataLoader``, of tensors or of
+                pairs of points and their weights.
             components: Number of components ``K``.
+            weights: How often each point counts, shape ``(N)``, at least 0; once by default. Only
+                with one tensor of `points`.
             covariance: ``"full"``, ``"diagonal"`` or ``"spherical"``.
             min_scale: Added in quadrature to every component's scale, in data units, so that
                 repeated points cannot make the likelihood infinite. By default a thousandth of
-                each coordinate's median distance from its median, whatever the unit.
+                each coordinate's median distance from its median, in the 10,000 points or fewer
+                that start the fit, whatever the unit.
             restarts: Number of starts.
             iterations: At most this many steps from the best start.
             tolerance: Stop when a step gains less than this, in nats a point.
@@ -174,8 +182,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         Raises:
             TypeError: If `points` is not a floating-point tensor, or another argument of the wrong
                 type.
-            ValueError: If `points` is not a non-empty matrix of finite numbers, or another argument
-                is out of range.
+            ValueError: If `points` is not a non-empty matrix of finite numbers, `weights` does not
+                fit or is negative, or another argument is out of range.
 
         Source:
             Dempster, Laird and Rubin 1977 (EM); Arthur and Vassilvitskii 2007 (k-means++, with
@@ -189,6 +197,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         parameters = fit_parameters(
             points,
             components,
+            weights=weights,
             covariance=covariance,
             min_scale=min_scale,
             restarts=restarts,
@@ -196,7 +205,7 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             tolerance=tolerance,
             generator=generator,
         )
-        return cls(*algebra.narrowed(*parameters, like=points), validate_args)
+        return cls(*parameters, validate_args)
 
     @classmethod
     def infer_shapes(cls, logits: Shape, loc: Shape, scale_tril: Shape) -> tuple[Size, Size]:

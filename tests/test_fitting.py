@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from mdn_dist import GaussianMixture, StrokeDistribution
 from mdn_dist._maths import em
+from mdn_dist._maths.batches import Points
 
 KINDS = ["full", "diagonal", "spherical"]
 
@@ -665,3 +668,139 @@ def test_a_stroke_distribution_is_fitted_with_the_offsets_covariances(kind):
     offset = GaussianMixture.fit(strokes[:, :2], 3, covariance=kind, generator=seeded(0))
     assert torch.equal(fitted.offset.scale_tril, offset.scale_tril)
     assert_structure(fitted.offset.scale_tril, kind)
+
+
+def far_apart(count, seed=0):
+    """Points of two components, 12 deviations apart, three of four of the first."""
+    points = normal(count, 2, seed=seed)
+    points[::4] += 12.0
+    return points
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_point_of_weight_three_is_three_points(kind):
+    points = far_apart(600)
+    weights = torch.arange(600) // 4 % 4
+    there = GaussianMixture.fit(
+        points, 2, weights=weights, covariance=kind, min_scale=1e-3, tolerance=1e-13
+    )
+    repeated = points.repeat_interleave(weights, 0)
+    here = GaussianMixture.fit(repeated, 2, covariance=kind, min_scale=1e-3, tolerance=1e-13)
+    one, other = here.loc[:, 0].argsort(), there.loc[:, 0].argsort()
+    for name in ("loc", "scale_tril"):
+        expected = getattr(here, name)[one]
+        torch.testing.assert_close(getattr(there, name)[other], expected, rtol=1e-6, atol=1e-6)
+    weight = here.logits.softmax(-1)[one]
+    torch.testing.assert_close(there.logits.softmax(-1)[other], weight, rtol=1e-6, atol=1e-9)
+
+
+def test_a_point_without_weight_counts_for_nothing():
+    points = far_apart(400)
+    spoilt = torch.cat([points, torch.full((50, 2), 1e3, dtype=torch.float64)])
+    weights = torch.cat([torch.full((400,), 0.3), torch.zeros(50)])
+    fitted = GaussianMixture.fit(spoilt, 1, weights=weights, min_scale=1e-9)
+    torch.testing.assert_close(fitted.mean, points.mean(0), rtol=1e-6, atol=1e-6)
+    expected = torch.from_numpy(np.cov(points.T.numpy(), ddof=0))
+    torch.testing.assert_close(fitted.covariance_matrix, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_give_the_fit_of_their_points(kind):
+    points = far_apart(3000)
+    weights = torch.rand(3000, generator=seeded(1))
+    pairs = torch.utils.data.TensorDataset(points, weights)
+
+    def fit(points, **arguments):
+        return GaussianMixture.fit(
+            points, 2, covariance=kind, generator=seeded(0), tolerance=1e-13, **arguments
+        )
+
+    plain = fit(points)
+    several = fit(points.split(700))
+    loader = fit(torch.utils.data.DataLoader(pairs, batch_size=256))
+    for other, whole in ((several, plain), (loader, fit(points, weights=weights))):
+        one, two = (mixture.loc[:, 0].argsort() for mixture in (whole, other))
+        for name in ("loc", "scale_tril"):
+            expected = getattr(whole, name)[one]
+            torch.testing.assert_close(getattr(other, name)[two], expected, rtol=1e-5, atol=1e-5)
+    assert abs(score(loader, points) - score(plain, points)) > 1e-6  # weights are no ones
+
+
+def test_a_start_is_drawn_from_all_batches_by_weight():
+    batches = [torch.full((500, 1), float(i)) for i in range(4)]
+    weights = [torch.full((500,), w) for w in (1.0, 0.0, 3.0, 4.0)]
+    pairs = Points([*zip(batches, weights, strict=True)])
+    sample = pairs.survey(8000, seeded(0)).sample
+    counts = [(sample == i).sum().item() for i in range(4)]
+    assert counts[1] == 0
+    # four standard errors each: one in 5,000 seeds fails
+    for count, share in zip(counts, (1 / 8, 0, 3 / 8, 4 / 8), strict=True):
+        assert abs(count - 8000 * share) <= 4 * math.sqrt(8000 * share * (1 - share))
+    drawn = Points(batches).survey(600, seeded(0)).sample
+    assert len(drawn) == 600
+    for i in range(4):
+        assert abs((drawn == i).sum().item() - 150) < 4 * math.sqrt(600 * 3 / 16)
+    few = Points(batches).survey(2000, seeded(0)).sample
+    assert torch.equal(few, torch.cat(batches).double())
+
+
+@pytest.mark.parametrize(
+    ("points", "weights", "error", "match"),
+    [
+        (GOOD, torch.ones(3), ValueError, r"weights must have shape \(4,\), got \(3,\)"),
+        (GOOD, [1.0] * 4, TypeError, "weights must be a torch.Tensor, got list"),
+        (GOOD, torch.tensor([1.0, -1, 1, 1]), ValueError, "weights must be .*at least 0, got -1.0"),
+        (GOOD, torch.tensor([1.0, math.nan, 1, 1]), ValueError, "weights must be finite"),
+        (GOOD, torch.zeros(4), ValueError, "at least one of positive weight"),
+        ([GOOD], torch.ones(4), ValueError, "weights must come with one tensor of points"),
+        ([], None, ValueError, "at least one of positive weight, got none"),
+        (iter([GOOD]), None, TypeError, "gone through repeatedly, got list_iterator"),
+        (3, None, TypeError, "got int"),
+        ([GOOD, torch.zeros(4, 3)], None, ValueError, "must all have 2 coordinates, got 3"),
+        ([GOOD, torch.full((4, 2), math.nan)], None, ValueError, "points must be finite"),
+        ([(GOOD, GOOD, GOOD)], None, ValueError, "got 3 parts"),
+        ([[1.0, 2.0]], None, TypeError, "points must be a torch.Tensor, got float"),
+    ],
+)
+def test_errors_name_batches_and_weights(points, weights, error, match):
+    with pytest.raises(error, match=match):
+        GaussianMixture.fit(points, 2, weights=weights)
+
+
+MILLIONS = """
+import resource
+import sys
+import torch
+from mdn_dist import GaussianMixture
+
+COUNT, BATCH = 10_000_000, 500_000
+
+class Batches:
+    passes = 0
+
+    def __iter__(self):
+        Batches.passes += 1
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(COUNT // BATCH):
+            points = torch.randn(BATCH, 2, generator=generator)
+            points[::4] += 12
+            yield points
+
+unit = 1024 if sys.platform.startswith("linux") else 1
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+mixture = GaussianMixture.fit(Batches(), 2, restarts=2, iterations=3)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+print((after - before) / 2**20, Batches.passes, *mixture.loc.flatten().sort().values.tolist())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
+def test_ten_million_points_take_little_memory():
+    run = subprocess.run(
+        [sys.executable, "-c", MILLIONS], capture_output=True, text=True, check=True
+    )
+    grown, passes, *loc = map(float, run.stdout.split())
+    assert grown < 1024
+    assert passes == 4  # one to look, and one a step
+    np.testing.assert_allclose(loc, [0, 0, 12, 12], atol=4e-3)  # 5 standard errors

@@ -47,6 +47,7 @@ MATHS = [
     "rosenblatt",
     "algebra",
     "modes",
+    "batches",
     "em",
 ]
 # These may import the tower up to `stroke`, and their own package, and nothing imports them.

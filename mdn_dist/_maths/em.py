@@ -9,17 +9,14 @@ matrix is made.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from mdn_dist._checks import (
-    Covariance,
-    check_counts,
-    check_covariance,
-    check_tensor,
-    is_number,
-)
+from mdn_dist._checks import Covariance, check_counts, check_covariance, is_number
+from mdn_dist._maths.algebra import narrowed
+from mdn_dist._maths.batches import Batch, Points
 from mdn_dist._maths.floats import at_once, exp_or_zero_, in_float64
 
 FLOOR = 1e-3  # of every scale
@@ -32,6 +29,9 @@ FARTHEST = 1e150  # standard deviations from a component: a number whose square 
 LOG_ROOT = 0.5 * math.log(2 * math.pi)  # of a Gaussian's normalisation, a coordinate
 ROUNDING = 1e-12  # of a variance: what a sum of many float64 products may be wrong by
 
+Blocks = Iterable[tuple[Tensor, Tensor | None]]
+"""Points as columns with a 1 below, ``(D + 1, N)``, and their weights ``(N)``."""
+
 # Logits (R, K), means (R, K, D), factors (R, K, D, D) or, where diagonal, deviations (R, K, D)
 Mixtures = tuple[Tensor, Tensor, Tensor]
 # Sums over points of shares (R, K), times y (R, K, D), times y y^T (R, K, D, D) or its diagonal
@@ -40,9 +40,10 @@ Moments = tuple[Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def fit_parameters(
-    points: Tensor,  # (N, D)
+    points: Tensor | Iterable[Batch],  # (N, D)
     components: int,
     *,
+    weights: Tensor | None,  # (N)
     covariance: Covariance = "full",
     min_scale: float | None,
     restarts: int,
@@ -50,47 +51,50 @@ def fit_parameters(
     tolerance: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (K), (K, D), (K, D, D)
-    """Fit a mixture as :meth:`mdn_dist.GaussianMixture.fit` tells, in float64."""
-    _check(points, covariance, min_scale, tolerance)
+    """Fit a mixture as :meth:`mdn_dist.GaussianMixture.fit` tells, in the type of the points."""
+    _check(covariance, min_scale, tolerance)
     check_counts(components=components, restarts=restarts, iterations=iterations)
-    points = in_float64(points)
+    stream = Points(points, weights)
+    sample, low, high, like = stream.survey(START_POINTS, generator)
     # a large offset would cost distances their digits; no single point moves a median
-    centre = points.median(0).values
-    away = points - centre
+    centre = sample.median(0).values
+    away = sample - centre
     # what is round in one unit for all coordinates is so in the data's own
     unit = _typical_size(away.reshape(-1, 1) if covariance == "spherical" else away)
-    data = away / unit
     floor = torch.full_like(unit, FLOOR) if min_scale is None else min_scale / unit
-    for name, number in {"points": data, "min_scale": floor}.items():
-        if number.abs().amax() > LARGEST:
+    extent = torch.maximum(high - centre, centre - low) / unit
+    for name, number in {"points": extent, "min_scale": floor}.items():
+        if number.amax() > LARGEST:
             raise ValueError(f"{name} must be at most {LARGEST:g} typical deviations, got more")
-    floor = floor.clamp_min(data.abs().amax().clamp_min(1) / FARTHEST)
-    few = data
-    if len(data) > START_POINTS:
-        order = torch.randperm(len(data), generator=generator, device=data.device)
-        few = data[order[:START_POINTS]]
+    floor = floor.clamp_min(extent.amax().clamp_min(1) / FARTHEST)
+    few = away / unit
     labels = _k_means_plus_plus(few, components, restarts, generator)
     starts = _from_labels(few, labels, components, floor, covariance)
-    starts = _climb(starts, few, floor, covariance, START_ITERATIONS)
-    best = _expect(starts, _with_ones(few))[0].argmax(0, keepdim=True)
+    blocks = [(_with_ones(few), None)]
+    starts = _climb(starts, blocks, floor, covariance, START_ITERATIONS)
+    best = _expect(starts, blocks)[0].argmax(0, keepdim=True)
     logits, loc, scale = (parameter[best] for parameter in starts)
-    mixture = _climb((logits, loc, scale), data, floor, covariance, iterations, tolerance)
+    whole = _Blocks(stream, centre, unit)
+    mixture = _climb((logits, loc, scale), whole, floor, covariance, iterations, tolerance)
     logits, loc, scale = (parameter.squeeze(0) for parameter in mixture)
     scale_tril = scale * unit.unsqueeze(-1) if covariance == "full" else (scale * unit).diag_embed()
-    return logits, loc * unit + centre, scale_tril
+    return narrowed(logits, loc * unit + centre, scale_tril, like)
 
 
-def _check(
-    points: Tensor, covariance: Covariance, min_scale: float | None, tolerance: float
-) -> None:
+class _Blocks:
+    """Blocks of points measured from a centre in a unit, made anew each time they are wanted."""
+
+    def __init__(self, stream: Points, centre: Tensor, unit: Tensor) -> None:
+        self.stream, self.centre, self.unit = stream, centre, unit
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for points, weights in self.stream:
+            data = (in_float64(points) - self.centre) / self.unit
+            yield _with_ones(data), None if weights is None else in_float64(weights)
+
+
+def _check(covariance: Covariance, min_scale: float | None, tolerance: float) -> None:
     """Raise ValueError or TypeError for arguments that no mixture can be fitted with."""
-    check_tensor(points, "points")
-    if points.dim() != 2 or not points.numel():
-        raise ValueError(f"points must have shape (N, D), N > 0, got {tuple(points.shape)}")
-    if not points.is_floating_point():
-        raise TypeError(f"points must be floating point, got {points.dtype}")
-    if not points.isfinite().all():
-        raise ValueError("points must be finite, got infinite values or NaN")
     check_covariance(covariance)
     numbers = {"tolerance": tolerance} | ({} if min_scale is None else {"min_scale": min_scale})
     for name, number in numbers.items():
@@ -159,17 +163,16 @@ def _shared(variance: Tensor, covariance: Covariance) -> Tensor:
 
 def _climb(
     mixtures: Mixtures,
-    data: Tensor,  # (N, D)
+    blocks: Blocks,
     floor: Tensor,  # (D)
     covariance: Covariance,
     iterations: int,
     tolerance: float = -math.inf,
 ) -> Mixtures:
-    """Raise the likelihood of `data` until no start gains `tolerance` in a step."""
-    points = _with_ones(data)
-    before = data.new_full((), -math.inf)
+    """Raise the likelihood of the points until no start gains `tolerance` in a step."""
+    before = floor.new_full((), -math.inf)
     for _ in range(iterations):
-        score, moments = _expect(mixtures, points)
+        score, moments = _expect(mixtures, blocks)
         if (score - before).amax() < tolerance:
             break
         before = score
@@ -182,11 +185,11 @@ def _with_ones(data: Tensor) -> Tensor:
     return torch.cat([data, torch.ones_like(data[:, :1])], -1).mT.contiguous()
 
 
-def _expect(mixtures: Mixtures, points: Tensor) -> tuple[Tensor, Moments]:
-    """Return the mean log density ``(R)`` of `points`, ``(D + 1, N)``, and weighted moments."""
+def _expect(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moments]:
+    """Return the mean log density ``(R)`` of the points, and weighted moments."""
     logits, loc, scale_tril = mixtures
     if scale_tril.dim() == loc.dim():
-        return _expect_diagonal(mixtures, points[:-1])
+        return _expect_diagonal(mixtures, blocks)
     *_, components, size = loc.shape
     identity = torch.eye(size, dtype=loc.dtype, device=loc.device)
     inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
@@ -195,49 +198,63 @@ def _expect(mixtures: Mixtures, points: Tensor) -> tuple[Tensor, Moments]:
     whitening = torch.cat([rows, last], -2).reshape(-1, size + 1)  # (R K (D + 1), D + 1)
     log_scale = scale_tril.diagonal(dim1=-2, dim2=-1).log()
     at_mean = logits.log_softmax(-1) - (log_scale + LOG_ROOT).sum(-1)
-    total = loc.new_zeros(len(loc))
+    total, number = loc.new_zeros(len(loc)), 0.0
     moments = loc.new_zeros(len(loc) * components, size + 1, size + 1)
-    # A block of points at a time keeps memory small, and planes (n) keep it contiguous.
-    for block in points.split(max(64, at_once(BLOCK, points) // len(whitening)), -1):
+    # A few points at a time keep memory small, and planes (n) keep it contiguous.
+    for block, weight in _split(blocks, len(whitening)):
         y = (whitening @ block).view(-1, components, size + 1, block.shape[-1])
         distance = y[:, :, 0].square()
         for d in range(1, size):
             distance.addcmul_(y[:, :, d], y[:, :, d])
-        log_density, share = _share_out(at_mean, distance)
+        log_density, share = _share_out(at_mean, distance, weight)
         total += log_density
+        number += block.shape[-1] if weight is None else weight.sum().item()
         weighted = (share.unsqueeze(2) * y).flatten(0, 1)  # (R K, D + 1, n)
         moments += weighted @ y.flatten(0, 1).mT
     moments = moments.unflatten(0, (-1, components))
     sums = (moments[..., -1, -1], moments[..., :-1, -1], moments[..., :-1, :-1])
-    return total / points.shape[-1], sums
+    return total / number, sums
 
 
-def _expect_diagonal(mixtures: Mixtures, points: Tensor) -> tuple[Tensor, Moments]:
-    """Do as :func:`_expect`, for diagonal covariances and `points` ``(D, N)``."""
+def _expect_diagonal(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moments]:
+    """Do as :func:`_expect`, for diagonal covariances."""
     logits, loc, scale = mixtures
     at_mean = logits.log_softmax(-1) - (scale.log() + LOG_ROOT).sum(-1)
     inverse, mean = scale.reciprocal().unsqueeze(-1), loc.unsqueeze(-1)
     ones = torch.ones_like(loc[..., None, :])  # (R, K, 1, D): a product adds faster than a sum
-    total, count = loc.new_zeros(len(loc)), torch.zeros_like(loc[..., :1])
+    total, number, count = loc.new_zeros(len(loc)), 0.0, torch.zeros_like(loc[..., :1])
     first, second = torch.zeros_like(ones), torch.zeros_like(ones)
-    for block in points.split(max(64, at_once(BLOCK, points) // loc.numel()), -1):
-        y = (block - mean).mul_(inverse)  # (R, K, D, n)
+    for block, weight in _split(blocks, loc.numel()):
+        y = (block[:-1] - mean).mul_(inverse)  # (R, K, D, n)
         square = y.square()
-        log_density, share = _share_out(at_mean, (ones @ square).squeeze(2))
+        log_density, share = _share_out(at_mean, (ones @ square).squeeze(2), weight)
         total += log_density
+        number += block.shape[-1] if weight is None else weight.sum().item()
         count += share.sum(-1, keepdim=True)
         first += share.unsqueeze(2) @ y.mT
         second += share.unsqueeze(2) @ square.mT
-    return total / points.shape[-1], (count.squeeze(-1), first.squeeze(2), second.squeeze(2))
+    return total / number, (count.squeeze(-1), first.squeeze(2), second.squeeze(2))
 
 
-def _share_out(at_mean: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the points' log density ``(R)`` and shares ``(R, K, n)`` by squared distances."""
+def _split(blocks: Blocks, numbers: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Split blocks into such as make `numbers` a point, few enough for a cache."""
+    for points, weights in blocks:
+        step = max(64, at_once(BLOCK, points) // numbers)
+        for start in range(0, points.shape[-1], step):
+            rows = slice(start, start + step)
+            yield points[:, rows], None if weights is None else weights[rows]
+
+
+def _share_out(at_mean: Tensor, distance: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the log density ``(R)`` and shares ``(R, K, n)`` of points by squared distances."""
     share = torch.add(at_mean.unsqueeze(-1), distance, alpha=-0.5)  # (R, K, n)
     highest = share.amax(1, keepdim=True)
     exp_or_zero_(share.sub_(highest))
     density = share.sum(1, keepdim=True)
-    return (highest + density.log()).sum((1, 2)), share.div_(density)
+    log_density = highest + density.log()
+    if weight is not None:
+        return (log_density * weight).sum((1, 2)), share.mul_(weight / density)
+    return log_density.sum((1, 2)), share.div_(density)
 
 
 def _maximise(
