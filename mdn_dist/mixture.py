@@ -13,13 +13,14 @@ from mdn_dist._checks import (
     Covariance,
     check_all,
     check_bias,
+    check_counts,
     check_finite,
     check_temperature,
     check_tensor,
     is_number,
 )
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
-from mdn_dist._maths import algebra
+from mdn_dist._maths import algebra, scores
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
 from mdn_dist._maths.draw import draw_offset
 from mdn_dist._maths.em import fit_parameters
@@ -481,6 +482,80 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
                 f"coordinate, got shape {tuple(q.shape)}"
             )
         return self.inverse_rosenblatt(q.unsqueeze(-1))
+
+    def crps(self, value: Tensor) -> Tensor:
+        r"""Score each coordinate of points by the continuous ranked probability score.
+
+        .. math:: \int (F(y) - 1\{y \ge x\})^2 \, dy
+
+        for the distribution function :math:`F` of the coordinate, in closed form and
+        differentiable. It is proper, lower is better, and far points cost their distance, not its
+        square. As a loss it knows nothing of what coordinates have to do with each other;
+        :meth:`energy_score` and ``log_prob`` do.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+
+        Returns:
+            Scores, shape ``(*, D)``, in the units of each coordinate.
+
+        Raises:
+            TypeError: If `value` is not a tensor.
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a point is not
+                finite.
+
+        Source:
+            Gneiting and Raftery 2007, Strictly proper scoring rules, prediction, and estimation,
+            section 4.2; Grimit, Gneiting, Berrocal and Johnson 2006 for mixtures.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.crps(torch.tensor([0.0, 30.0]))
+            tensor([ 0.2337, 29.4358])
+        """
+        return scores.crps(*self._parameters, self._accept(value))
+
+    def energy_score(
+        self, value: Tensor, samples: int = 64, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Score points by the energy score, of which draws give an estimate without bias.
+
+        .. math:: E|X - x| - \frac12 E|X - X'|
+
+        It is proper for the coordinates together, lower is better; in one coordinate it is
+        :meth:`crps`. It is differentiable as :meth:`rsample` is, whose word of caution on far
+        components holds here. Points that share parameters share the draws.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+            samples: Number of draws, at least 2; time and memory grow with its square.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Scores, shape ``(*)``, in the units of the coordinates, which should be alike.
+
+        Raises:
+            TypeError: If `value` is not a tensor, or `samples` not an integer.
+            ValueError: If `samples` is less than 2, the shapes do not fit or, under
+                ``validate_args``, if a point is not finite.
+
+        Source:
+            Gneiting and Raftery 2007, Strictly proper scoring rules, prediction, and estimation,
+            section 4.3.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> near, far = d.energy_score(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+            >>> near < far
+            tensor(True)
+        """
+        value = self._accept(value)
+        check_counts(samples=samples)
+        if samples < 2:
+            raise ValueError(f"samples must be at least 2, got {samples}")
+        points = self.rsample((samples,), generator)
+        shared = value.dim() + 1 - points.dim()
+        return scores.energy_score(points[(slice(None), *[None] * shared)], value)
 
     def biased(self, bias: float | Tensor) -> "GaussianMixture":
         r"""Return the mixture biased towards its more probable points.

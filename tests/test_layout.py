@@ -45,6 +45,7 @@ MATHS = [
     "pathwise",
     "rosenblatt",
     "algebra",
+    "scores",
     "modes",
     "em",
 ]
