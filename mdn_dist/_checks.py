@@ -95,6 +95,17 @@ def check_temperature(temperature: float | Tensor) -> None:
         raise ValueError(f"temperature must be finite and positive, got {temperature}")
 
 
+def check_probabilities(name: str, given: float | Tensor) -> None:
+    """Raise TypeError or ValueError unless `given` is one number or several from 0 to 1."""
+    _check_numbers(name, given)
+    if isinstance(given, Tensor):
+        check_tensor(given, name)
+        if given.dim() > 1:
+            raise ValueError(f"{name} must have at most one dimension, got {tuple(given.shape)}")
+    if not _all(given >= 0, given <= 1):
+        raise ValueError(f"{name} must be from 0 to 1, got {given}")
+
+
 def _check_numbers(name: str, given: object) -> None:
     if not is_number(given) and not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(given).__name__}")

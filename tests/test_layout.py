@@ -26,6 +26,7 @@ TOWER = [
     "_pyro",
     "_container",
     "_batch",
+    "regions",
     "mixture",
     "pens",
     "_points",
@@ -46,6 +47,7 @@ MATHS = [
     "rosenblatt",
     "algebra",
     "scores",
+    "intervals",
     "modes",
     "em",
 ]
