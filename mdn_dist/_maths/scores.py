@@ -84,14 +84,15 @@ def _pairs(weight: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
 
 def _distance(m: Tensor, s: Tensor) -> Tensor:
     """Return the mean distance ``A(m, s)``."""
-    z = (m / s).clamp(-FAR, FAR)
-    distance: Tensor = m * erf(z * math.sqrt(0.5)) + s * _twice_density(z)
-    return distance
+    far = m.abs() >= FAR * s  # where derivatives by the quotient could overflow
+    z = torch.where(far, 0.0, m) / torch.where(far, 1.0, s)
+    near = m * erf(z * math.sqrt(0.5)) + s * _twice_density(z)
+    return torch.where(far, m.abs(), near)
 
 
 def _excess(m: Tensor, s: Tensor) -> Tensor:
     """Return ``A(m, s) - |m|``, which is small where `m` is large."""
-    z = (m / s).abs().clamp_max(FAR)
+    z = torch.minimum(m.abs(), FAR * s) / s
     excess: Tensor = s * _twice_density(z) - m.abs() * erfc(z * math.sqrt(0.5))
     return excess
 
