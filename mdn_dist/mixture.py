@@ -646,8 +646,9 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, got {level}")
         if not 1 <= level * (samples + 1) <= samples:
-            least = math.ceil(1 / min(level, 1 - level) - 1)
-            raise ValueError(f"samples must be at least {least} at level {level}, got {samples}")
+            raise ValueError(
+                f"samples must be enough for draws on either side of level {level}, got {samples}"
+            )
         with torch.no_grad():
             log_density = self.log_prob(self.sample((samples,), generator))
             threshold, error = intervals.highest_density(log_density, level)
