@@ -44,6 +44,15 @@ def check_mask(mask: Tensor) -> None:
         raise TypeError(f"mask must be boolean, got {mask.dtype}")
 
 
+def check_uniform(uniform: Tensor) -> None:
+    """Raise TypeError or ValueError unless `uniform` holds points ``(*, D)`` of the unit cube."""
+    check_tensor(uniform, "uniform")
+    if uniform.dim() < 2 or not uniform.numel():
+        raise ValueError(f"uniform must hold points (*, D), got shape {tuple(uniform.shape)}")
+    if not ((uniform >= 0) & (uniform <= 1)).all():
+        raise ValueError("uniform must be from 0 to 1; leave padding out")
+
+
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
     """Raise ValueError, saying where in `got`, unless all of `valid`, of its shape, is True."""
     if valid.is_meta or valid.all():
