@@ -258,6 +258,14 @@ def test_regions_of_a_batch(size, batch):
     assert torch.equal(inside, d.log_prob(points) >= region.log_density)
 
 
+def test_no_mixtures_have_no_quantiles_and_no_regions():
+    d = GaussianMixture(*mixture_parameters((2, 0), 2))
+    assert d.quantile(torch.tensor([0.1, 0.9])).shape == (2, 2, 0, 2)
+    assert d.hdr(0.5, 10).contains(torch.zeros(2, 0, 2)).shape == (2, 0)
+    one = GaussianMixture(*mixture_parameters((), 2))
+    assert one.quantile(torch.zeros(0)).shape == (0, 2)
+
+
 def test_a_region_is_the_generators_has_no_gradient_and_stays():
     leaves = [p.requires_grad_() for p in mixture_parameters((), 2)]
     d = GaussianMixture(*leaves)

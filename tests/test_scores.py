@@ -126,6 +126,45 @@ def test_crps_has_derivatives_of_every_order(size):
     assert torch.autograd.gradgradcheck(crps_of, inputs)
 
 
+@pytest.mark.parametrize(
+    ("own", "points"), [((2,), (3, 1)), ((3, 1), (2,)), ((), (4,)), ((2,), ())]
+)
+def test_crps_has_the_derivatives_of_what_points_share(own, points):
+    inputs = [*mixture_parameters(own, 2, components=2), normal(*points, 2, seed=7)]
+    inputs = [t.requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(crps_of, inputs)
+    for found, expected in zip(
+        torch.autograd.grad(crps_of(*inputs).sum(), inputs),
+        torch.func.grad(lambda *t: crps_of(*t).sum(), argnums=(0, 1, 2, 3))(*inputs),
+        strict=True,
+    ):
+        assert_close(found, expected)
+
+
+def test_many_points_are_scored_as_few_are():
+    tensors, value = mixture_parameters((6000,), 2, components=2), normal(6000, 2, seed=7)
+    leaves = [t.requires_grad_() for t in tensors]
+    score = crps_of(*leaves, value)
+    found = torch.autograd.grad(score.sum(), leaves)
+    for rows in (slice(0, 5), slice(4000, 4200), slice(5990, 6000)):
+        few = [t[rows].detach().requires_grad_() for t in leaves]
+        expected = crps_of(*few, value[rows])
+        assert_close(score[rows], expected)
+        for a, b in zip(found, torch.autograd.grad(expected.sum(), few), strict=True):
+            assert_close(a[rows], b)
+
+
+@pytest.mark.parametrize(("own", "points"), [((0,), (0,)), ((2, 0), (0,)), ((), (0,))])
+def test_no_points_have_no_scores(own, points):
+    leaves = [t.requires_grad_() for t in mixture_parameters(own, 2)]
+    d, value = GaussianMixture(*leaves), torch.zeros(*points, 2, dtype=torch.float64)
+    shape = torch.broadcast_shapes(own, points)
+    assert d.crps(value).shape == (*shape, 2)
+    assert d.energy_score(value, 3).shape == shape
+    for gradient in torch.autograd.grad(d.crps(value).sum(), leaves):
+        assert (gradient == 0).all()
+
+
 @pytest.mark.parametrize("apart", [0.0, 1.0])
 def test_crps_is_smooth_where_a_point_is_a_mean_and_means_are_equal(apart):
     parameters = two(0.3, apart, (1.0, 0.7), dtype=torch.float64)
@@ -246,14 +285,22 @@ def test_the_farthest_points_and_the_least_scales_have_finite_scores(dtype):
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_rows_that_are_not_numbers_leave_others_alone():
-    leaves = [p.requires_grad_() for p in mixture_parameters((3,), 2)]
+@pytest.mark.parametrize("own", [(3,), ()], ids=str)
+def test_points_that_are_not_numbers_leave_others_alone(own):
+    leaves = [p.requires_grad_() for p in mixture_parameters(own, 2)]
     value = normal(3, 2, seed=5)
     value[1] = torch.nan
-    score = GaussianMixture(*leaves, validate_args=False).crps(value)
+    d = GaussianMixture(*leaves, validate_args=False)
+    score = d.crps(value)
     assert score.isnan().tolist() == [[False] * 2, [True] * 2, [False] * 2]
-    for gradient in torch.autograd.grad(score[[0, 2]].sum(), leaves):
-        assert gradient[[0, 2]].isfinite().all()
+    kept = torch.tensor([0, 2])
+    one_by_one = d[kept] if own else d
+    found, expected = (
+        torch.autograd.grad(s.sum(), leaves, retain_graph=True)
+        for s in (score[kept], one_by_one.crps(value[kept]))
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float32, torch.float64])
