@@ -94,8 +94,11 @@ def test_crps_is_that_of_another_library():
 def test_crps_is_precise_in_float32(weight, apart, scales, middle, place):
     parameters = two(weight, apart, scales, middle)
     value = torch.tensor([middle + place], dtype=torch.float32)
+    expected = expected_crps(*parameters, value)
     found = GaussianMixture(*parameters).crps(value)
-    assert_close(found.double(), expected_crps(*parameters, value), rtol=2e-6, atol=0)
+    assert_close(found.double(), expected, rtol=2e-6, atol=0)
+    transformed = vmap(crps_of)(*(t.unsqueeze(0) for t in (*parameters, value)))
+    assert_close(transformed[0].double(), expected, rtol=2e-6, atol=0)
 
 
 def test_crps_of_a_network_sized_mixture_is_precise_in_float32():
@@ -282,7 +285,8 @@ def test_the_farthest_points_and_the_least_scales_have_finite_scores(dtype):
         assert score.isfinite().all()
         assert (score >= 0).all()
         gradients = torch.autograd.grad(score.sum(), leaves[1:])
-        assert all(gradient.isfinite().all() for gradient in gradients)
+        plain = grad(lambda *t: crps_of(*t, places).sum(), argnums=(1, 2))(*leaves)
+        assert all(gradient.isfinite().all() for gradient in (*gradients, *plain))
 
 
 @pytest.mark.parametrize("own", [(3,), ()], ids=str)

@@ -44,6 +44,12 @@ def test_coverage_draws_the_binomial_band(count, level):
         assert band.max() == pytest.approx(high / count)
 
 
+def test_an_interval_holds_its_ends():
+    ends = torch.tensor([[0.25], [0.75], [0.0], [1.0]])
+    _, shares = plotting.coverage(ends).axes[0].lines[0].get_data()
+    assert shares == pytest.approx([0.0] * 9 + [0.5] * 10)
+
+
 def test_the_share_is_that_of_the_intervals_of_a_mixture():
     generator = torch.Generator().manual_seed(1)
     loc = torch.tensor([[0.0], [4.0]], dtype=torch.float64)
