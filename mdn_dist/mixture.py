@@ -527,7 +527,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
 
         It is proper for the coordinates together, lower is better; in one coordinate it is
         :meth:`crps`. It is differentiable as :meth:`rsample` is, whose word of caution on far
-        components holds here. Points that share parameters share the draws.
+        components holds here: where a mixture has several modes, the gradient is noisy, and the
+        likelihood is the better loss. Points that share parameters share the draws.
 
         Args:
             value: Points, shape ``(*, D)``.
