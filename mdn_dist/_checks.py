@@ -44,6 +44,15 @@ def check_mask(mask: Tensor) -> None:
         raise TypeError(f"mask must be boolean, got {mask.dtype}")
 
 
+def check_uniform(uniform: Tensor) -> None:
+    """Raise TypeError or ValueError unless `uniform` holds points ``(*, D)`` of the unit cube."""
+    check_tensor(uniform, "uniform")
+    if uniform.dim() < 2 or not uniform.numel():
+        raise ValueError(f"uniform must hold points (*, D), got shape {tuple(uniform.shape)}")
+    if not ((uniform >= 0) & (uniform <= 1)).all():
+        raise ValueError("uniform must be from 0 to 1; leave padding out")
+
+
 def check_all(name: str, valid: Tensor, expected: str, got: Tensor) -> None:
     """Raise ValueError, saying where in `got`, unless all of `valid`, of its shape, is True."""
     if valid.is_meta or valid.all():
@@ -93,6 +102,17 @@ def check_temperature(temperature: float | Tensor) -> None:
     _check_numbers("temperature", temperature)
     if not _all(temperature > 0, temperature < math.inf):
         raise ValueError(f"temperature must be finite and positive, got {temperature}")
+
+
+def check_probabilities(name: str, given: float | Tensor) -> None:
+    """Raise TypeError or ValueError unless `given` is one number or several from 0 to 1."""
+    _check_numbers(name, given)
+    if isinstance(given, Tensor):
+        check_tensor(given, name)
+        if given.dim() > 1:
+            raise ValueError(f"{name} must have at most one dimension, got {tuple(given.shape)}")
+    if not _all(given >= 0, given <= 1):
+        raise ValueError(f"{name} must be from 0 to 1, got {given}")
 
 
 def _check_numbers(name: str, given: object) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdn_dist._checks import check_tensor
+from mdn_dist._checks import check_uniform
 
 EXACT = 50  # samples from which the asymptotic p-value is good enough
 
@@ -36,11 +36,7 @@ def kolmogorov_smirnov(uniform: Tensor) -> tuple[Tensor, Tensor]:
         >>> kolmogorov_smirnov(torch.tensor([[0.5], [1.0]]))
         (tensor([0.5000]), tensor([0.5000]))
     """
-    check_tensor(uniform, "uniform")
-    if uniform.dim() < 2 or not uniform.numel():
-        raise ValueError(f"uniform must hold points (*, D), got shape {tuple(uniform.shape)}")
-    if not ((uniform >= 0) & (uniform <= 1)).all():
-        raise ValueError("uniform must be from 0 to 1; leave padding out")
+    check_uniform(uniform)
     ordered = uniform.flatten(0, -2).cpu().double().sort(0).values  # (N, D)
     count = len(ordered)
     steps = torch.arange(count + 1, dtype=ordered.dtype).unsqueeze(-1)

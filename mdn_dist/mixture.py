@@ -13,23 +13,27 @@ from mdn_dist._checks import (
     Covariance,
     check_all,
     check_bias,
+    check_counts,
     check_finite,
+    check_probabilities,
     check_temperature,
     check_tensor,
     is_number,
 )
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
-from mdn_dist._maths import algebra
+from mdn_dist._maths import algebra, intervals, scores
 from mdn_dist._maths.batches import Batch
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
 from mdn_dist._maths.draw import draw_offset
 from mdn_dist._maths.em import fit_parameters
+from mdn_dist._maths.floats import widen
 from mdn_dist._maths.modes import at_largest, highest_mode
 from mdn_dist._maths.parameters import check_parameters, component_shape, joint
 from mdn_dist._maths.rosenblatt import inverse_rosenblatt, reparameterize, rosenblatt
 from mdn_dist._pyro import Categorical, MixtureSameFamily, MultivariateNormal
 from mdn_dist._torch import Shape, lazy_property, static_size
 from mdn_dist.outputs import Bounds, OutputMap, Parameters
+from mdn_dist.regions import HighestDensityRegion
 
 P = ParamSpec("P")
 
@@ -491,6 +495,175 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             )
         return self.inverse_rosenblatt(q.unsqueeze(-1))
 
+    def crps(self, value: Tensor) -> Tensor:
+        r"""Score each coordinate of points by the continuous ranked probability score.
+
+        .. math:: \int (F(y) - 1\{y \ge x\})^2 \, dy
+
+        for the distribution function :math:`F` of the coordinate, in closed form and
+        differentiable. It is proper, lower is better, and far points cost their distance, not its
+        square. As a loss it knows nothing of what coordinates have to do with each other;
+        :meth:`energy_score` and ``log_prob`` do.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+
+        Returns:
+            Scores, shape ``(*, D)``, in the units of each coordinate.
+
+        Raises:
+            TypeError: If `value` is not a tensor.
+            ValueError: If the shapes do not fit or, under ``validate_args``, if a point is not
+                finite.
+
+        Source:
+            Gneiting and Raftery 2007, Strictly proper scoring rules, prediction, and estimation,
+            section 4.2; Grimit, Gneiting, Berrocal and Johnson 2006 for mixtures.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.crps(torch.tensor([0.0, 30.0]))
+            tensor([ 0.2337, 29.4358])
+        """
+        return scores.crps(*self._parameters, self._accept(value))
+
+    def energy_score(
+        self, value: Tensor, samples: int = 64, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Score points by the energy score, of which draws give an estimate without bias.
+
+        .. math:: E|X - x| - \frac12 E|X - X'|
+
+        It is proper for the coordinates together, lower is better; in one coordinate it is
+        :meth:`crps`. It is differentiable as :meth:`rsample` is, whose word of caution on far
+        components holds here: where a mixture has several modes, the gradient is noisy, and the
+        likelihood is the better loss. Points that share parameters share the draws.
+
+        Args:
+            value: Points, shape ``(*, D)``.
+            samples: Number of draws, at least 2; time and memory grow with its square.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Scores, shape ``(*)``, in the units of the coordinates, which should be alike.
+
+        Raises:
+            TypeError: If `value` is not a tensor, or `samples` not an integer.
+            ValueError: If `samples` is less than 2, the shapes do not fit or, under
+                ``validate_args``, if a point is not finite.
+
+        Source:
+            Gneiting and Raftery 2007, Strictly proper scoring rules, prediction, and estimation,
+            section 4.3.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> near, far = d.energy_score(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+            >>> near < far
+            tensor(True)
+        """
+        value = self._accept(value)
+        check_counts(samples=samples)
+        if samples < 2:
+            raise ValueError(f"samples must be at least 2, got {samples}")
+        points = self.rsample((samples,), generator)
+        shared = value.dim() + 1 - points.dim()
+        return scores.energy_score(points[(slice(None), *[None] * shared)], value)
+
+    def quantile(self, q: float | Tensor) -> Tensor:
+        """Quantiles of each coordinate, whatever the others are.
+
+        Differentiable by the parameters and by `q`.
+
+        Args:
+            q: Probabilities from 0 to 1: a number, or a tensor of shape ``()`` or ``(Q,)``. For the
+                ends see :meth:`inverse_rosenblatt`.
+
+        Returns:
+            Points, shape ``(*, D)``, or ``(Q, *, D)`` for several `q`, as ``torch.quantile`` has
+            them.
+
+        Raises:
+            TypeError: If `q` is neither a number nor a tensor.
+            ValueError: If `q` has more dimensions or is not from 0 to 1.
+
+        Example:
+            >>> loc, scale_tril = torch.tensor([[0.0, 9.0]]), torch.eye(2).expand(1, 2, 2)
+            >>> d = GaussianMixture(torch.zeros(1), loc, scale_tril)
+            >>> d.quantile(torch.tensor([0.5, 0.8413]))
+            tensor([[0.0000, 9.0000],
+                    [0.9998, 9.9998]])
+        """
+        check_probabilities("q", q)
+        return intervals.quantile(*self._parameters, self._tensor(q))
+
+    def interval(self, level: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the central interval of each coordinate, with as much mass below as above it.
+
+        Args:
+            level: Mass of the interval, from 0 to 1: a number, or a tensor of shape ``()`` or
+                ``(L,)``.
+
+        Returns:
+            Its lower and its upper end, each of shape ``(*, D)``, or ``(L, *, D)`` for several
+            levels. Differentiable, and as exact in the upper tail as in the lower.
+
+        Raises:
+            TypeError: If `level` is neither a number nor a tensor.
+            ValueError: If `level` has more dimensions or is not from 0 to 1.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+            >>> d.interval(0.95)
+            (tensor([-1.9600]), tensor([1.9600]))
+        """
+        check_probabilities("level", level)
+        return intervals.central_interval(*self._parameters, self._tensor((1 - level) / 2))
+
+    def hdr(
+        self, level: float, samples: int = 10_000, generator: torch.Generator | None = None
+    ) -> HighestDensityRegion:
+        """Return the region of the highest density that holds `level` of the mass.
+
+        No smaller region holds as much; of a mixture it may be in pieces. Its threshold is found
+        from draws, without a gradient: over those, the mass held has the mean `level` and the
+        ``standard_error`` of the result, 0.005 at most for 10,000.
+
+        Args:
+            level: Mass of the region, between 0 and 1.
+            samples: Number of draws, enough for some to fall on either side.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            The region, which tells of points whether it ``contains`` them.
+
+        Raises:
+            TypeError: If `level` is not a number, or `samples` not an integer.
+            ValueError: If `level` is not between 0 and 1, or `samples` too few for it.
+
+        Source:
+            Hyndman 1996, Computing and graphing highest density regions, section 3.2.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> region = d.hdr(0.9, generator=torch.Generator().manual_seed(0))
+            >>> region.contains(torch.tensor([[0.0, 2.0], [0.0, 2.3]])), region.standard_error
+            (tensor([ True, False]), tensor(0.0030))
+        """
+        check_counts(samples=samples)
+        if not is_number(level):
+            raise TypeError(f"level must be a number, got {type(level).__name__}")
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        if not 1 <= level * (samples + 1) <= samples:
+            raise ValueError(
+                f"samples must be enough for draws on either side of level {level}, got {samples}"
+            )
+        with torch.no_grad():
+            log_density = self.log_prob(self.sample((samples,), generator))
+            threshold, error = intervals.highest_density(log_density, level)
+        return HighestDensityRegion(self, threshold, torch.full_like(threshold, error))
+
     def biased(self, bias: float | Tensor) -> "GaussianMixture":
         r"""Return the mixture biased towards its more probable points.
 
@@ -697,6 +870,12 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             return number
         self._check_batch(number, name, number.shape)
         return number.to(self.loc)
+
+    def _tensor(self, given: float | Tensor) -> Tensor:
+        """Return a number or a tensor of any as floating-point numbers to compute with."""
+        if not isinstance(given, Tensor):
+            return self.loc.new_full((), given)
+        return widen(given) if given.is_floating_point() else given.to(self.loc)
 
     def _numbers(self, name: str, given: float | Tensor, size: int) -> Tensor:
         """Return `given`, one number or ``(*, size)``, checked and as the mixture's own numbers."""

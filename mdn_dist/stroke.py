@@ -288,6 +288,17 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         """Tell the offset's components of points; see :meth:`GaussianMixture.responsibilities`."""
         return self.offset.responsibilities(self._accept(value)[..., : self._event_size])
 
+    def crps(self, value: Tensor) -> Tensor:
+        """Score the offset of points by coordinate; see :meth:`GaussianMixture.crps`."""
+        return self.offset.crps(self._accept(value)[..., : self._event_size])
+
+    def energy_score(
+        self, value: Tensor, samples: int = 64, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Score the offset of points by draws; see :meth:`GaussianMixture.energy_score`."""
+        offset = self._accept(value)[..., : self._event_size]
+        return self.offset.energy_score(offset, samples, generator)
+
     @property
     def _event_size(self) -> int:
         return self.offset.event_shape[0]

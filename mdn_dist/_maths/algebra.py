@@ -7,6 +7,7 @@ the precision that they have, and no matrix product is taken, for autocast to ru
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from operator import index
 from typing import Concatenate, ParamSpec
 
@@ -132,6 +133,17 @@ def reorder(scale_tril: Tensor, dims: Sequence[int]) -> Tensor:
             columns[j] = sine * left - cosine * right
         ends = [e + 1 if e < end else e for e in ends]
     return torch.stack(columns[: len(dims)], -1).tril()
+
+
+def marginal_scale(scale_tril: Tensor) -> Tensor:
+    """Return the standard deviation of each coordinate of each component, ``(*, K, D)``.
+
+    Example:
+        >>> marginal_scale(torch.tensor([[[2.0, 0.0], [3.0, 4.0]]]))
+        tensor([[2., 5.]])
+    """
+    rows = (row.unbind(-1)[d::-1] for d, row in enumerate(scale_tril.unbind(-2)))
+    return torch.stack([reduce(torch.hypot, row) for row in rows], -1)  # the diagonal first
 
 
 def marginal(logits: Tensor, loc: Tensor, scale_tril: Tensor, dims: Sequence[int]) -> Mixture:

@@ -6,7 +6,8 @@ stays registered anywhere, and no setting is left changed.
 """
 
 from mdn_dist.plotting.calibration import calibration
+from mdn_dist.plotting.coverage import coverage
 from mdn_dist.plotting.density import density
 from mdn_dist.plotting.strokes import strokes
 
-__all__ = ["calibration", "density", "strokes"]
+__all__ = ["calibration", "coverage", "density", "strokes"]

@@ -78,14 +78,13 @@ def calibration(
     targets = check_targets(path)
     if bins < 2:
         raise ValueError(f"bins must be at least 2, got {bins}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+    check_level(level)
     values = uniform.detach().to("cpu", torch.float64)
     tests = zip(*kolmogorov_smirnov(values), strict=True)
     values = values.flatten(0, -2)
     count, size = values.shape
     places = (values * bins).long().clamp_max(bins - 1)
-    low, high = (k * bins / count for k in _binomial_band(count, 1 / bins, level))
+    low, high = (k * bins / count for k in binomial_band(count, 1 / bins, level))
 
     row = _HISTOGRAM_HEIGHT + 2 * AXIS
     figure = new_figure(PAGE_WIDTH, size * row)
@@ -99,7 +98,13 @@ def calibration(
     return figure
 
 
-def _binomial_band(count: int, probability: float, level: float) -> tuple[int, int]:
+def check_level(level: float) -> None:
+    """Raise ValueError unless ``level`` is between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+
+
+def binomial_band(count: int, probability: float, level: float) -> tuple[int, int]:
     """Return the quantiles of a binomial count that leave half of ``1 - level`` on either side."""
     k = torch.arange(count + 1, dtype=torch.float64)
     whole = torch.tensor(count + 1.0, dtype=torch.float64).lgamma()
