@@ -29,7 +29,7 @@ def _clean_param_store():
 @pytest.fixture
 def script(monkeypatch):
     """Imports a script, or a module beside it, by name."""
-    for package in ("HersheyFonts", "matplotlib", "safetensors", "tqdm"):
+    for package in ("HersheyFonts", "matplotlib", "safetensors", "statsmodels", "tqdm"):
         pytest.importorskip(package, reason="the examples extra is not installed")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     return importlib.import_module

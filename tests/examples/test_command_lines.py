@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # A run of a second: no more than the least of everything.
 SMALL = {
+    "forecast": ["--hidden-size=2", "--components=1", "--steps=2", "--held-out=1999"],
     "handwriting": ["--lines=4", "--hidden-size=2", "--components=1", "--steps=2", "--bias=0"],
     "inverse_problem": ["--points=9", "--hidden-size=2", "--components=2", "--steps=2"],
     "lettering": ["--lines=1"],
@@ -25,6 +26,7 @@ SMALL = {
     "writer_styles": ["--writers=3", "--words=2", "--hidden-size=2", "--components=1", "--steps=2"],
 }
 WRITTEN = {
+    "forecast": ["forecast.svg"],
     "handwriting": ["model.safetensors", "samples.png", "density.png"],
     "inverse_problem": ["inverse_problem.svg"],
     "lettering": ["page.png"],
@@ -50,8 +52,11 @@ OUTSIDE = {
     "--components": ["0", "201"],
     "--copies": ["0", "10001"],
     "--drawings": ["0", "10001"],
+    "--held-out": ["1699", "2009"],
     "--hidden-size": ["0", "1001"],
+    "--horizon": ["0", "51"],
     "--init-scale": ["0", "11"],
+    "--lags": ["0", "51"],
     "--layers": ["0", "11"],
     "--learning-rate": ["0", "2"],
     "--limit": ["1", "1000001"],
