@@ -19,7 +19,7 @@ from mdn_dist._checks import (
     is_number,
 )
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
-from mdn_dist._maths import algebra
+from mdn_dist._maths import algebra, divergences
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
 from mdn_dist._maths.draw import draw_offset
 from mdn_dist._maths.em import fit_parameters
@@ -369,6 +369,60 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         whitened = whiten(loc, scale_tril, self._accept(value))
         log_responsibility, _ = posterior(logits, loc, scale_tril, whitened)
         return log_responsibility.exp()
+
+    def entropy_bounds(self) -> tuple[Tensor, Tensor]:
+        """Bound the entropy, which has no closed form, from both sides; differentiable.
+
+        From the divergences between components: of one Gaussian both are exact, and so they are of
+        components far apart, or all alike. For an estimate see :meth:`entropy_estimate`.
+
+        Returns:
+            A lower and an upper bound, each ``(*)``, in nats.
+
+        Source:
+            Kolchinsky and Tracey 2017 (arXiv:1706.02419), with the Bhattacharyya distance below and
+            the Kullback-Leibler divergence above.
+
+        Example:
+            >>> loc = torch.tensor([[0.0], [2.0]])
+            >>> GaussianMixture(torch.zeros(2), loc, torch.ones(2, 1, 1)).entropy_bounds()
+            (tensor(1.6380), tensor(1.9852))
+        """
+        return divergences.entropy_bounds(*self._parameters)
+
+    def kl_bounds(self, other: "GaussianMixture") -> tuple[Tensor, Tensor]:
+        """Bound the Kullback-Leibler divergence of this mixture from another; differentiable.
+
+        The cross-entropy's bounds less the entropy's. Both are exact between Gaussians, and the
+        lower one is never less than 0; it can be far too low where `other` has components that
+        differ in shape. The variational approximation of Hershey and Olsen 2007 is no bound.
+        For an estimate see :meth:`kl_estimate`.
+
+        Args:
+            other: A mixture in as many coordinates, of any number of components, whose batch
+                broadcasts.
+
+        Returns:
+            A lower and an upper bound, each of the batch shape that both have together, in nats.
+
+        Raises:
+            TypeError: If `other` is not a mixture.
+            ValueError: If the shapes do not fit.
+
+        Source:
+            Durrieu, Thiran and Kelly 2012, "Lower and upper bounds for approximation of the
+            Kullback-Leibler divergence between Gaussian mixture models"; Kolchinsky and Tracey 2017
+            (arXiv:1706.02419) for the entropy.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.kl_bounds(d.affine(2.0, 1.0))
+            (tensor(4.), tensor(4.))
+        """
+        if not isinstance(other, GaussianMixture):
+            raise TypeError(f"other must be a GaussianMixture, got {type(other).__name__}")
+        self._batch_with(other)
+        return divergences.kl_bounds(self._parameters, other._parameters)
 
     def rosenblatt(self, value: Tensor) -> Tensor:
         """Map points to the unit cube, where this mixture's own samples are uniform.

@@ -288,6 +288,20 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         """Tell the offset's components of points; see :meth:`GaussianMixture.responsibilities`."""
         return self.offset.responsibilities(self._accept(value)[..., : self._event_size])
 
+    def entropy_bounds(self) -> tuple[Tensor, Tensor]:
+        """Bound the entropy: the offset's :meth:`GaussianMixture.entropy_bounds` and the pen's own.
+
+        Returns:
+            A lower and an upper bound, each ``(*)``, in nats; differentiable.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(7)).entropy_bounds()
+            (tensor(3.5310), tensor(3.5310))
+        """
+        pen = self.pen.entropy()
+        lower, upper = self.offset.entropy_bounds()
+        return lower + pen, upper + pen
+
     @property
     def _event_size(self) -> int:
         return self.offset.event_shape[0]

@@ -45,6 +45,7 @@ MATHS = [
     "pathwise",
     "rosenblatt",
     "algebra",
+    "divergences",
     "modes",
     "em",
 ]
