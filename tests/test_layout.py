@@ -47,6 +47,7 @@ MATHS = [
     "algebra",
     "divergences",
     "modes",
+    "peaks",
     "em",
 ]
 # These may import the tower up to `stroke`, and their own package, and nothing imports them.
