@@ -332,13 +332,14 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
     def modes(self, k: int, min_distance: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Find the highest distinct modes and the probability around each, without a gradient.
 
-        Ascents lead from every mean and from where components cross, as for :attr:`mode`. From the
-        highest on, modes nearer to one already taken than `min_distance` are dropped, as trajectory
-        prediction does by non-maximum suppression. The mass of a mode is the weight of the
-        components whose own ascents, from their means, end there or in a mode that it dropped: a
-        basin of attraction takes a component whole. Masses of all modes add up to 1. A mixture is
-        trained by its score alone: a loss that counts the best of `k` points, as
-        trajectory prediction has, scores no distribution.
+        Ascents lead from every mean and from where components cross, as for :attr:`mode`; a mode
+        that none of them meets is missed. From the highest on, modes nearer to one already taken
+        than `min_distance` are dropped, as trajectory prediction does by non-maximum suppression.
+
+        The mass of a mode is the weight of the components whose own ascents, from their means, end
+        there or in a mode that it dropped: a basin of attraction takes a component whole, instead
+        of the integral over it. Masses of all modes add up to 1. There is no loss to train for it
+        but the score: one that counts the best of `k` points alone scores no distribution.
 
         Args:
             k: How many modes to return, at least 1.

@@ -105,8 +105,9 @@ def ends(
         mixture = Mixture.of(logits, loc, scale_tril)
         points = starts(mixture) if nudge is None else starts(mixture) + nudge
         height = points[..., 0]
-        for _ in range(LIMIT):
-            points, height, _ = climb(mixture, points, careful=nudge is not None)
+        for i in range(LIMIT):
+            careful = nudge is not None and 2 * i < LIMIT
+            points, height, _ = climb(mixture, points, careful=careful)
         return points, height
     mixture = Mixture.of(
         logits.reshape(-1, components),
@@ -122,18 +123,18 @@ def ascend(mixture: Mixture, nudge: Tensor | None = None) -> tuple[Tensor, Tenso
 
     Left behind is an ascent so near to a top that it will end no higher than another has got: after
     a step of Newton's what is left to gain is of third order in the distance from the top. With a
-    `nudge` ``(*, 2 K, D)``, which the starts are moved by, every ascent goes carefully to its end.
+    `nudge` ``(*, 2 K, D)``, which the starts are moved by, every one goes on, carefully at first.
     """
     *_, rows, _, components = mixture.loc.shape
     most = max(1, at_once(CHUNK, mixture.loc) // components)  # points at once
     split = torch.arange(rows, device=mixture.loc.device).split(max(1, most // components))
     points = torch.cat([starts(mixture.rows(some)) for some in split])
-    careful = nudge is not None
     if nudge is not None:
         points = points + nudge.reshape(points.shape)
     height = torch.full_like(points[..., 0], -torch.inf)
     active = torch.ones_like(height, dtype=torch.bool)
-    for _ in range(LIMIT):
+    for i in range(LIMIT):
+        careful = nudge is not None and 2 * i < LIMIT  # the last steps have to arrive
         count, order = active.sum(-1).sort(descending=True)
         widths = count[count > 0].tolist()
         done = 0
@@ -149,7 +150,7 @@ def ascend(mixture: Mixture, nudge: Tensor | None = None) -> tuple[Tensor, Tenso
             height[at] = after
             best, leader = height[some].max(-1, keepdim=True)
             lost = (left < NEAR) & (after + 4 * left**1.5 < best + MARGIN) & (which != leader)
-            active[at] = (after - before > TOLERANCE) & ~(lost & (not careful))
+            active[at] = (after - before > TOLERANCE) & ~(lost & (nudge is None))
         if not widths:
             break
     return points, height
