@@ -82,6 +82,20 @@ def kl_bounds(mixture: Mixture, other: Mixture) -> tuple[Tensor, Tensor]:
     return average(logits, least + high).clamp_min(0), average(logits, most + low)
 
 
+def stratified_elbo(logits: Tensor, log_ratio: Tensor, *, importance_weighted: bool) -> Tensor:
+    """Return the bound ``(*)`` of log ratios ``(K, N, *)`` at N points of each component.
+
+    Example:
+        >>> ratio = torch.tensor([[1.0], [3.0]])
+        >>> stratified_elbo(torch.zeros(2), ratio, importance_weighted=False)
+        tensor(2.)
+    """
+    if not importance_weighted:
+        return average(logits, log_ratio.mean(1).movedim(0, -1))
+    log_weight = logits.log_softmax(-1).movedim(-1, 0).unsqueeze(1)
+    return (log_weight + log_ratio).logsumexp((0, 1)) - math.log(log_ratio.shape[1])
+
+
 def component_entropy(scale_tril: Tensor) -> Tensor:
     """Return the entropies ``(*, K)`` of the components."""
     return log_determinant(scale_tril) + scale_tril.shape[-1] / 2 * math.log(2 * math.pi * math.e)
