@@ -52,6 +52,9 @@ def test_pyro_page_runs_and_its_comments_hold():
     for bounds in (left["bounds"], left["stratified_bounds"]):
         assert all(map(math.isfinite, bounds))
     assert sum(left["bounds"][-10:]) > sum(left["bounds"][:10])
+    assert left["action"].shape == (4, 2)
+    assert left["scored"].isfinite().all()
+    assert left["kept"].isfinite().all()
     # trained on from there
     assert sum(left["stratified_bounds"]) / 5 > sum(left["bounds"][:10])
 
