@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import mixture_parameters, output_case, stock_mixture
+from torch.distributions import Distribution
 from torch.func import vmap
 from torch.testing import assert_close
 
@@ -231,6 +232,22 @@ def test_mixtures_from_outputs_transforms_and_single_precision(monkeypatch, size
     assert {part.dtype for part in single} == {torch.float32}
     for ours, wanted in zip(single, found, strict=True):
         assert_close(ours.double(), wanted, equal_nan=True, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiler_makes_one_graph(monkeypatch):
+    monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
+    monkeypatch.setattr(ascents, "LIMIT", 20)  # steps are unrolled; a hundred take long to compile
+    torch._dynamo.reset()
+    outputs = output_case(None).tensors((4,))[0]
+
+    def found(outputs):
+        return GaussianMixture.from_outputs(outputs, 3).modes(3, 0.1)
+
+    compiled = torch.compile(found, backend="eager", fullgraph=True)
+    assert_close(compiled(outputs), found(outputs), equal_nan=True, rtol=1e-6, atol=1e-6)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import generator, mixture_parameters, normal, output_case, stock_mixture
 from pyro.infer import SVI
-from torch.distributions import MultivariateNormal, constraints
+from torch.distributions import Distribution, MultivariateNormal, constraints
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
@@ -240,6 +240,29 @@ def test_every_kind_of_mixture_transform_and_precision(size, weighted):
     assert mapped.isfinite().all()
     single = d.to(torch.float32).elbo(lambda x: -x.square().sum(-1), importance_weighted=weighted)
     assert single.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiler_makes_one_graph(monkeypatch):
+    # torch's first compilation turns the validation of distributions off
+    monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
+    torch._dynamo.reset()
+    outputs = output_case(None).tensors((4,))[0]
+
+    def found(outputs):
+        d = GaussianMixture.from_outputs(outputs, 3)
+        return (
+            d.elbo(lambda x: -x.square().sum(-1), 2),
+            d.rsample_components((3,)),
+            *d.entropy_estimate(5),
+        )
+
+    results = []
+    for function in (torch.compile(found, backend="aot_eager", fullgraph=True), found):
+        torch.manual_seed(15)
+        results.append(function(outputs))
+    assert_close(*results)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
