@@ -194,14 +194,15 @@ def test_derivatives_are_right(size):
     assert gradcheck(free, leaves, fast_mode=size == 6)
 
 
+@pytest.mark.parametrize("distance", [1e9, 1e25])  # the square of the second overflows float32
 @SIZES
-def test_a_component_without_weight_changes_nothing_and_has_no_gradient(size):
+def test_a_component_without_weight_changes_nothing_and_has_no_gradient(size, distance):
     p, q = mixture_parameters((2,), size), mixture_parameters((2,), size, 2, seed=30)
 
     def with_dead(logits, loc, scale_tril):
         return (
             torch.cat([logits, torch.full((2, 1), -math.inf).double()], -1),
-            torch.cat([loc, loc[:, :1] + 1e9], -2),
+            torch.cat([loc, loc[:, :1] + distance], -2),
             torch.cat([scale_tril, 1e-9 * scale_tril[:, :1]], -3),
         )
 

@@ -175,6 +175,19 @@ def test_no_saddle_counts_nor_keeps_what_starts_there(size):
     assert diagonal.modes(4)[1].isfinite().sum() == 2
 
 
+def test_an_ascent_that_has_not_ended_is_no_mode_unless_it_is_the_highest(monkeypatch):
+    monkeypatch.setattr(ascents, "LIMIT", 1)
+    parameters = mixture_parameters((30,), 2, 4)
+    points, log_density, _ = GaussianMixture(*parameters).modes(8)
+    there = log_density.isfinite()
+    assert there[:, 0].all()
+    x = torch.where(there.unsqueeze(-1), points, 0.0).movedim(1, 0).requires_grad_()
+    (slope,) = torch.autograd.grad(stock_mixture(*parameters).log_prob(x).sum(), x)
+    steep = (slope.movedim(0, 1).norm(dim=-1) > 1e-3) & there
+    assert steep[:, 0].any()
+    assert not steep[:, 1:].any()
+
+
 def test_a_flat_top_is_one_mode():
     """Two bumps about to part, whose curvature in the middle is 0."""
     d = GaussianMixture(double(0.0, 0.0), double(-1.0, 1.0).view(2, 1), torch.ones(2, 1, 1))

@@ -268,7 +268,7 @@ def test_a_compiler_makes_one_graph(monkeypatch):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_component_without_weight_counts_for_nothing(weighted):
     logits, loc, scale_tril = guide(components=3)
-    logits[1] = -math.inf
+    logits[1], scale_tril[1] = -math.inf, 1e-12
     leaves = [p.requires_grad_() for p in (logits, loc, scale_tril)]
 
     def support(x):  # where the dead component has no density at all

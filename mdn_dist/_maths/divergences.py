@@ -32,8 +32,8 @@ def entropy_bounds(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> tuple[Ten
         >>> entropy_bounds(torch.zeros(2), far, torch.ones(2, 1, 1))  # log(2) more than of one
         (tensor(2.1121), tensor(2.1121))
     """
-    mixture = (logits, loc, scale_tril)
-    entropy = component_entropy(scale_tril)
+    mixture = without_idle(logits, loc, scale_tril)
+    entropy = component_entropy(mixture[2])
     lower, upper = (
         average(logits, entropy - log_overlap(logits, apart(mixture, mixture)))
         for apart in DISTANCES
@@ -65,6 +65,7 @@ def kl_bounds(mixture: Mixture, other: Mixture) -> tuple[Tensor, Tensor]:
         >>> kl_bounds((one, torch.zeros(1, 1), scale), (one, torch.full((1, 1), 2.0), scale))
         (tensor(2.), tensor(2.))
     """
+    mixture, other = without_idle(*mixture), without_idle(*other)
     logits, other_logits = mixture[0], other[0]
     # all relative to the components' own entropies
     most = -log_overlap(other_logits, kullback_leibler(mixture, other))  # (*, K)
@@ -115,6 +116,16 @@ def average(logits: Tensor, each: Tensor) -> Tensor:
 def log_overlap(logits: Tensor, distance: Tensor) -> Tensor:
     r"""Return :math:`\log \sum_j \pi_j \exp(-D_{ij})`, ``(*, K)``, of distances ``(*, K, J)``."""
     return (logits.log_softmax(-1).unsqueeze(-2) - distance).logsumexp(-1)
+
+
+def without_idle(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Mixture:
+    """Return the mixture with components without weight at the likeliest, lest they overflow."""
+    idle = logits.softmax(-1) == 0
+    likeliest = logits.argmax(-1, keepdim=True)
+    index = torch.where(idle, likeliest, torch.arange(logits.shape[-1], device=logits.device))
+    at = index.unsqueeze(-1).expand(loc.shape)
+    loc = loc.gather(-2, at)
+    return logits, loc, scale_tril.gather(-3, at.unsqueeze(-1).expand(scale_tril.shape))
 
 
 def kullback_leibler(mixture: Mixture, other: Mixture) -> Tensor:
