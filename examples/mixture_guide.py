@@ -13,7 +13,9 @@ It prints the ELBO reached beside the best that the family has, the share of eac
 variance of the gradient beside that of the score-function estimator, and draws the posterior and
 the guide under ``--out``. With less noise the sides come to lie further apart in units of their
 width; beyond some eight of them hardly a draw falls between, where alone a pathwise derivative
-shows the weights of the components anything, and (e) misses (d).
+shows the weights of the components anything, and (e) misses (d). For such a posterior take a draw
+of each component, by ``GaussianMixture.elbo``, as docs/pyro.md has it; benchmarks/gradients.py
+tells from what distance on.
 """
 
 import argparse

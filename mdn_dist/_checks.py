@@ -90,6 +90,14 @@ def check_clip(**limits: float | None) -> None:
             raise ValueError(f"{name} must be positive or None, got {limit}")
 
 
+def check_distance(name: str, distance: float) -> None:
+    """Raise TypeError or ValueError unless a distance is a finite number of at least 0."""
+    if not is_number(distance):
+        raise TypeError(f"{name} must be a number, got {type(distance).__name__}")
+    if not 0 <= distance < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {distance}")
+
+
 def check_bias(bias: float | Tensor) -> None:
     """Raise TypeError or ValueError unless `bias` is finite and at least 0."""
     _check_numbers("bias", bias)

@@ -1,7 +1,7 @@
 """Mixtures of multivariate normal distributions, from parameters and from a network's outputs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, ParamSpec, Self, final
 
 import torch
@@ -14,6 +14,7 @@ from mdn_dist._checks import (
     check_all,
     check_bias,
     check_counts,
+    check_distance,
     check_finite,
     check_probabilities,
     check_temperature,
@@ -21,17 +22,18 @@ from mdn_dist._checks import (
     is_number,
 )
 from mdn_dist._fused import draw_rows, is_fused, row_log_prob
-from mdn_dist._maths import algebra, intervals, scores
+from mdn_dist._maths import algebra, divergences, intervals, scores
 from mdn_dist._maths.batches import Batch
 from mdn_dist._maths.density import mixture_log_prob, posterior, whiten
-from mdn_dist._maths.draw import draw_offset
+from mdn_dist._maths.draw import draw_components, draw_offset
 from mdn_dist._maths.em import fit_parameters
 from mdn_dist._maths.floats import widen
 from mdn_dist._maths.modes import at_largest, highest_mode
 from mdn_dist._maths.parameters import check_parameters, component_shape, joint
+from mdn_dist._maths.peaks import highest_modes
 from mdn_dist._maths.rosenblatt import inverse_rosenblatt, reparameterize, rosenblatt
 from mdn_dist._pyro import Categorical, MixtureSameFamily, MultivariateNormal
-from mdn_dist._torch import Shape, lazy_property, static_size
+from mdn_dist._torch import Shape, lazy_property, static_size, tracing
 from mdn_dist.outputs import Bounds, OutputMap, Parameters
 from mdn_dist.regions import HighestDensityRegion
 
@@ -267,7 +269,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         average. A weight moves points across the gap between components, and only points inside
         the gap tell: the farther apart the components, in some conditional too, the rarer those
         points and the larger what they say. From some deviations on the gradient by the logits has
-        heavy tails; beyond about eight no draw falls there, and averages do not show it.
+        heavy tails; beyond about eight no draw falls there, and averages do not show it:
+        :meth:`rsample_components` has no such gap.
 
         Args:
             sample_shape: Shape of the independent draws wanted.
@@ -286,6 +289,89 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
             tensor([[0.5000, 0.5000]])
         """
         return reparameterize(*self._parameters, self.sample(sample_shape, generator))
+
+    def rsample_components(
+        self, sample_shape: Shape = Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Draw a point of each component, with its derivatives by that component's parameters.
+
+        Weighted by ``logits.softmax(-1)``, what a function has for them adds up to an estimate of
+        its average, :math:`\sum_k \pi_k f(x_k)`, whose gradient is right and of light tails however
+        far apart the components are, at the cost of `K` evaluations a draw.
+
+        Args:
+            sample_shape: Shape of the independent draws wanted.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Points, shape ``(sample_shape, *, K, D)``.
+
+        Source:
+            Morningstar et al. 2021 (arXiv:2003.01687), stratified sampling.
+
+        Example:
+            >>> logits = torch.zeros(2, requires_grad=True)
+            >>> d = GaussianMixture(logits, torch.tensor([[-50.0], [50.0]]), torch.ones(2, 1, 1))
+            >>> right = (d.rsample_components((9,)).squeeze(-1) > 0).float()  # (9, 2)
+            >>> torch.autograd.grad((logits.softmax(-1) * right).sum(-1).mean(), logits)
+            (tensor([-0.2500,  0.2500]),)
+        """
+        return draw_components(self.loc, self.scale_tril, Size(sample_shape), generator)
+
+    def elbo(
+        self,
+        log_joint: Callable[[Tensor], Tensor],
+        samples: int = 1,
+        *,
+        importance_weighted: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""Estimate the evidence lower bound of this mixture as a posterior, to be maximised.
+
+        By points of each component, :meth:`rsample_components`, so that gradients by every
+        parameter hold, the weights' too, whatever the distance between modes:
+
+        .. math:: \frac{1}{N} \sum_{n, k} \pi_k \log \frac{p(x_{kn})}{q(x_{kn})}
+           \qquad \text{or} \qquad
+           \log \frac{1}{N} \sum_{n, k} \pi_k \frac{p(x_{kn})}{q(x_{kn})}.
+
+        The second, importance weighted, is nearer to the evidence. But between modes apart it takes
+        no notice of the weights, which cancel in it: train by the first, and report the second.
+
+        Args:
+            log_joint: Takes points, shape ``(K, N, *, D)``, to log densities ``(K, N, *)``, up to a
+                constant, in nats.
+            samples: Number `N` of points of each component.
+            importance_weighted: Whether to return the second.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            Estimates, shape ``(*)``, in nats, differentiable.
+
+        Raises:
+            TypeError: If `samples` is not an integer.
+            ValueError: If it is less than 1, or `log_joint` returns another shape.
+
+        Source:
+            Morningstar et al. 2021 (arXiv:2003.01687), the stratified ELBO and SIWAE.
+
+        Example:
+            >>> loc = torch.tensor([[-5.0], [5.0]])
+            >>> d = GaussianMixture(torch.tensor([1.0, 0.0]), loc, torch.ones(2, 1, 1))
+            >>> evidence = 3.0
+            >>> d.elbo(lambda x: d.log_prob(x) + evidence)
+            tensor(3.)
+        """
+        check_counts(samples=samples)
+        points = self.rsample_components((samples,), generator).movedim(-2, 0)
+        log_prob, joint = self.log_prob(points), log_joint(points)
+        if not tracing() and joint.shape != log_prob.shape:
+            raise ValueError(
+                f"log_joint must return shape {tuple(log_prob.shape)}, got {tuple(joint.shape)}"
+            )
+        return divergences.stratified_elbo(
+            self.logits, joint - log_prob, importance_weighted=importance_weighted
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -339,6 +425,46 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         """
         return highest_mode(*self._parameters)
 
+    def modes(self, k: int, min_distance: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the highest distinct modes and the probability around each, without a gradient.
+
+        Ascents lead from every mean and from where components cross, as for :attr:`mode`; a mode
+        that none of them meets is missed. From the highest on, modes nearer to one already taken
+        than `min_distance` are dropped, as trajectory prediction does by non-maximum suppression.
+
+        The mass of a mode is the weight of the components whose own ascents, from their means, end
+        there or in a mode that it dropped: a basin of attraction takes a component whole, instead
+        of the integral over it. Masses of all modes add up to 1. There is no loss to train for it
+        but the score: one that counts the best of `k` points alone scores no distribution.
+
+        Args:
+            k: How many modes to return, at least 1.
+            min_distance: Least distance between two of them, in data units, at least 0. At 0 all
+                that are a thousandth of a standard deviation apart are distinct.
+
+        Returns:
+            Modes by falling density, shape ``(*, k, D)``; their log densities ``(*, k)``, in nats;
+            their masses ``(*, k)``. Where there are fewer, NaN, ``-inf`` and 0 follow.
+
+        Raises:
+            TypeError: If `k` is not an integer, or `min_distance` not a number.
+            ValueError: If `k` is less than 1, or `min_distance` is negative or not finite.
+
+        Source:
+            Carreira-Perpinan 2000, "Mode-finding for mixtures of Gaussian distributions", for
+            ascents from the means.
+
+        Example:
+            >>> loc = torch.tensor([[1.0], [9.0], [9.5]])
+            >>> d = GaussianMixture(torch.zeros(3), loc, torch.ones(3, 1, 1))
+            >>> points, log_density, mass = d.modes(k=2)
+            >>> points.T, mass
+            (tensor([[9.2500, 1.0000]]), tensor([0.6667, 0.3333]))
+        """
+        check_counts(k=k)
+        check_distance("min_distance", min_distance)
+        return highest_modes(*self._parameters, k, min_distance)
+
     @property
     def component_mode(self) -> Tensor:
         """Mean of the component with the largest weight, shape ``(*, D)``.
@@ -382,6 +508,60 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         whitened = whiten(loc, scale_tril, self._accept(value))
         log_responsibility, _ = posterior(logits, loc, scale_tril, whitened)
         return log_responsibility.exp()
+
+    def entropy_bounds(self) -> tuple[Tensor, Tensor]:
+        """Bound the entropy, which has no closed form, from both sides; differentiable.
+
+        From the divergences between components: of one Gaussian both are exact, and so they are of
+        components far apart, or all alike. For an estimate see :meth:`entropy_estimate`.
+
+        Returns:
+            A lower and an upper bound, each ``(*)``, in nats.
+
+        Source:
+            Kolchinsky and Tracey 2017 (arXiv:1706.02419), with the Bhattacharyya distance below and
+            the Kullback-Leibler divergence above.
+
+        Example:
+            >>> loc = torch.tensor([[0.0], [2.0]])
+            >>> GaussianMixture(torch.zeros(2), loc, torch.ones(2, 1, 1)).entropy_bounds()
+            (tensor(1.6380), tensor(1.9852))
+        """
+        return divergences.entropy_bounds(*self._parameters)
+
+    def kl_bounds(self, other: "GaussianMixture") -> tuple[Tensor, Tensor]:
+        """Bound the Kullback-Leibler divergence of this mixture from another; differentiable.
+
+        The cross-entropy's bounds less the entropy's. Both are exact between Gaussians, and the
+        lower one is never less than 0; it can be far too low where `other` has components that
+        differ in shape. The variational approximation of Hershey and Olsen 2007 is no bound.
+        For an estimate see :meth:`kl_estimate`.
+
+        Args:
+            other: A mixture in as many coordinates, of any number of components, whose batch
+                broadcasts.
+
+        Returns:
+            A lower and an upper bound, each of the batch shape that both have together, in nats.
+
+        Raises:
+            TypeError: If `other` is not a mixture.
+            ValueError: If the shapes do not fit.
+
+        Source:
+            Durrieu, Thiran and Kelly 2012, "Lower and upper bounds for approximation of the
+            Kullback-Leibler divergence between Gaussian mixture models"; Kolchinsky and Tracey 2017
+            (arXiv:1706.02419) for the entropy.
+
+        Example:
+            >>> d = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+            >>> d.kl_bounds(d.affine(2.0, 1.0))
+            (tensor(4.), tensor(4.))
+        """
+        if not isinstance(other, GaussianMixture):
+            raise TypeError(f"other must be a GaussianMixture, got {type(other).__name__}")
+        self._batch_with(other)
+        return divergences.kl_bounds(self._parameters, other._parameters)
 
     def rosenblatt(self, value: Tensor) -> Tensor:
         """Map points to the unit cube, where this mixture's own samples are uniform.

@@ -299,6 +299,20 @@ class StrokeDistribution(BatchDistribution, TorchDistribution):
         offset = self._accept(value)[..., : self._event_size]
         return self.offset.energy_score(offset, samples, generator)
 
+    def entropy_bounds(self) -> tuple[Tensor, Tensor]:
+        """Bound the entropy: the offset's :meth:`GaussianMixture.entropy_bounds` and the pen's own.
+
+        Returns:
+            A lower and an upper bound, each ``(*)``, in nats; differentiable.
+
+        Example:
+            >>> StrokeDistribution.from_outputs(torch.zeros(7)).entropy_bounds()
+            (tensor(3.5310), tensor(3.5310))
+        """
+        pen = self.pen.entropy()
+        lower, upper = self.offset.entropy_bounds()
+        return lower + pen, upper + pen
+
     @property
     def _event_size(self) -> int:
         return self.offset.event_shape[0]

@@ -49,7 +49,9 @@ MATHS = [
     "algebra",
     "scores",
     "intervals",
+    "divergences",
     "modes",
+    "peaks",
     "batches",
     "em",
 ]

@@ -49,7 +49,14 @@ def test_pyro_page_runs_and_its_comments_hold():
     assert left["summed"] == pytest.approx(mixture.log_prob(points).sum().item(), rel=1e-5)
     torch.testing.assert_close(left["posterior"], mixture.responsibilities(points))
     assert torch.equal(left["component"], mixture.responsibilities(points).argmax(-1))
+    for bounds in (left["bounds"], left["stratified_bounds"]):
+        assert all(map(math.isfinite, bounds))
     assert sum(left["bounds"][-10:]) > sum(left["bounds"][:10])
+    assert left["action"].shape == (4, 2)
+    assert left["scored"].isfinite().all()
+    assert left["kept"].isfinite().all()
+    # trained on from there
+    assert sum(left["stratified_bounds"]) / 5 > sum(left["bounds"][:10])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

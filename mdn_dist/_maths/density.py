@@ -26,10 +26,10 @@ def whiten(loc: Tensor, scale_tril: Tensor, value: Tensor) -> Tensor:
         >>> whiten(torch.zeros(1, 2), 2 * torch.eye(2).expand(1, 2, 2), torch.tensor([4.0, 6.0]))
         tensor([[2., 3.]])
     """
-    return _substitute(scale_tril, value.unsqueeze(-2) - loc)
+    return substitute(scale_tril, value.unsqueeze(-2) - loc)
 
 
-def _substitute(scale_tril: Tensor, right: Tensor) -> Tensor:
+def substitute(scale_tril: Tensor, right: Tensor) -> Tensor:
     """Return ``L^-1 right`` for `right` of shape ``(*, K, D)``."""
     limit = farthest(right.dtype)
     found: list[Tensor] = []
@@ -63,7 +63,7 @@ def posterior(
     factors = scale_tril.expand(*whitened.shape, -1)
     factor = factors.gather(-3, likeliest.unsqueeze(-1).expand_as(factors[..., :1, :, :]))
     bent = ((factor - scale_tril) * nearest.unsqueeze(-2)).sum(-1)
-    apart = _substitute(scale_tril, centre - loc + bent)
+    apart = substitute(scale_tril, centre - loc + bent)
     share = log_weight - (apart * (apart + 2 * nearest)).sum(-1) / 2
     constant = static_size(loc.shape[-1]) / 2 * math.log(2 * math.pi)
     log_density = share.logsumexp(-1) - nearest.square().sum((-2, -1)) / 2 - constant

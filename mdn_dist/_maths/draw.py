@@ -48,6 +48,19 @@ def draw_offset(
     return (loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)).squeeze(-2)
 
 
+def draw_components(
+    loc: Tensor, scale_tril: Tensor, sample_shape: Size, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw a point of each component, ``(sample_shape, *, K, D)``, differentiable.
+
+    Example:
+        >>> draw_components(torch.zeros(2, 3), torch.eye(3).expand(2, 3, 3), Size([5])).shape
+        torch.Size([5, 2, 3])
+    """
+    noise = normal_like(loc.detach().expand(*sample_shape, *loc.shape), generator)
+    return loc + (scale_tril * noise.unsqueeze(-2)).sum(-1)
+
+
 def uniform_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return uniform numbers in [0, 1), shaped like `like`."""
     if generator is None:  # torch.compile takes no generator with symbolic sizes, not even None

@@ -91,38 +91,50 @@ def highest_mode(logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
         >>> highest_mode(torch.zeros(2), loc, torch.tensor([2.0, 1.0]).view(2, 1, 1))
         tensor([9.0000])
     """
-    given = loc
+    points, height = ends(logits, loc, scale_tril)
+    return at_largest(height, points).to(loc)
+
+
+def ends(
+    logits: Tensor, loc: Tensor, scale_tril: Tensor, nudge: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ends of ascents ``(*, 2 K, D)`` and their heights in float64, as :func:`ascend`."""
     *batch, components, size = loc.shape
     logits, loc, scale_tril = (in_float64(p.detach()) for p in (logits, loc, scale_tril))
     if traced() or loc.is_meta:
         mixture = Mixture.of(logits, loc, scale_tril)
-        points = starts(mixture)
+        points = starts(mixture) if nudge is None else starts(mixture) + nudge
         height = points[..., 0]
-        for _ in range(LIMIT):
-            points, height, _ = climb(mixture, points)
-        return at_largest(height, points).to(given)
+        for i in range(LIMIT):
+            careful = nudge is not None and 2 * i < LIMIT
+            points, height, _ = climb(mixture, points, careful=careful)
+        return points, height
     mixture = Mixture.of(
         logits.reshape(-1, components),
         loc.reshape(-1, components, size),
         scale_tril.reshape(-1, components, size, size),
     )
-    points, height = ascend(mixture)
-    return at_largest(height, points).view(*batch, size).to(given)
+    points, height = ascend(mixture, nudge)
+    return points.view(*batch, 2 * components, size), height.view(*batch, 2 * components)
 
 
-def ascend(mixture: Mixture) -> tuple[Tensor, Tensor]:
+def ascend(mixture: Mixture, nudge: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Climb from all starts as long as the highest may change; return points and their heights.
 
     Left behind is an ascent so near to a top that it will end no higher than another has got: after
-    a step of Newton's what is left to gain is of third order in the distance from the top.
+    a step of Newton's what is left to gain is of third order in the distance from the top. With a
+    `nudge` ``(*, 2 K, D)``, which the starts are moved by, every one goes on, carefully at first.
     """
     *_, rows, _, components = mixture.loc.shape
     most = max(1, at_once(CHUNK, mixture.loc) // components)  # points at once
     split = torch.arange(rows, device=mixture.loc.device).split(max(1, most // components))
     points = torch.cat([starts(mixture.rows(some)) for some in split])
+    if nudge is not None:
+        points = points + nudge.reshape(points.shape)
     height = torch.full_like(points[..., 0], -torch.inf)
     active = torch.ones_like(height, dtype=torch.bool)
-    for _ in range(LIMIT):
+    for i in range(LIMIT):
+        careful = nudge is not None and 2 * i < LIMIT  # the last steps have to arrive
         count, order = active.sum(-1).sort(descending=True)
         widths = count[count > 0].tolist()
         done = 0
@@ -134,17 +146,22 @@ def ascend(mixture: Mixture) -> tuple[Tensor, Tensor]:
             which = active[some].byte().argsort(dim=-1, descending=True, stable=True)[:, :width]
             at = (some.unsqueeze(-1), which)
             before = height[at]
-            points[at], after, left = climb(mixture.rows(some), points[at])
+            points[at], after, left = climb(mixture.rows(some), points[at], careful=careful)
             height[at] = after
             best, leader = height[some].max(-1, keepdim=True)
             lost = (left < NEAR) & (after + 4 * left**1.5 < best + MARGIN) & (which != leader)
-            active[at] = (after - before > TOLERANCE) & ~lost
+            active[at] = (after - before > TOLERANCE) & ~(lost & (nudge is None))
         if not widths:
             break
     return points, height
 
 
-def climb(mixture: Mixture, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (*, M, D)
+def climb(
+    mixture: Mixture,
+    points: Tensor,  # (*, M, D)
+    *,
+    careful: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""Take one step up from every point, or none where there is none to take.
 
     Of three ends the highest is taken, if it is higher than the point. With responsibilities
@@ -152,18 +169,21 @@ def climb(mixture: Mixture, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:  #
 
     .. math:: (\sum_k \gamma_k \Lambda_k)^{-1} \sum_k \gamma_k \Lambda_k (\mu_k - x),
 
-    never leads down; eight times that crosses plateaus; Newton's step ends an ascent fast.
+    never leads down; eight times that crosses plateaus; Newton's step ends an ascent fast. If
+    `careful` not to cross into another basin, the second is left out, and the third far from a top.
 
     Returns:
         The points reached ``(*, M, D)``, their heights ``(*, M)``, and how far below the top of
         the parabola that touches the density there the points given were, inf where it has none.
     """
-    height, slope, precision, bend = _slopes(mixture, points)
+    height, slope, precision, bend = slopes(mixture, points)
     moves, has_top = _to_top(torch.stack([precision, bend]), slope)
     step, newton = moves.unbind()
     left = torch.where(has_top[1], (slope * newton).sum(-1) / 2, torch.inf)
     best = points
-    for move in (step, 8 * step, newton):
+    if careful:
+        newton = torch.where((left < NEAR).unsqueeze(-1), newton, 0.0)
+    for move in (step, newton) if careful else (step, 8 * step, newton):
         end = points + move
         end_height = mixture.heights(end)
         higher = end_height > height
@@ -172,7 +192,7 @@ def climb(mixture: Mixture, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:  #
     return best, height, left
 
 
-def _slopes(mixture: Mixture, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def slopes(mixture: Mixture, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return heights ``(*, M)``, slopes, mean precisions and curvatures ``(*, M, D, D)``."""
     share, whitened = mixture.log_shares(points)
     height, responsibility = _log_sum(share)
