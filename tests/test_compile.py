@@ -64,6 +64,7 @@ def check_against_eager(function, make, backend):
         assert_close(*gradients, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("validation")
 @pytest.mark.parametrize("validate_args", FLAGS)
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
@@ -77,6 +78,7 @@ def test_the_loss_is_one_graph_for_every_shape(pen, validate_args):
     check_against_eager(loss, make, "aot_eager")
 
 
+@pytest.mark.slow
 def test_a_recompilation_is_noticed():
     def trap(outputs, value):
         return build(outputs, "bernoulli", validate_args=None).log_prob(value).sum() * int(
@@ -192,6 +194,7 @@ def test_a_distribution_leaves_a_compiled_function_whole(pen):
         d.log_prob(torch.full_like(value, torch.nan))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("validation")
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
 def test_sampling_is_one_graph_for_every_shape(pen):
@@ -222,6 +225,7 @@ def test_compiled_code_gives_the_numbers(pen):
     check_against_eager(loss, make, "inductor")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("validation")
 def test_compiled_transforms_differentiate_twice():
     outputs = torch.randn(6 * 2 + 1, dtype=torch.float64) * 4  # some are saturated

@@ -284,6 +284,7 @@ def test_transforms_give_the_same(size):
         assert_close(bounds(*p, *q), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_compiler_makes_one_graph(monkeypatch):
     # torch's first compilation turns the validation of distributions off

@@ -170,6 +170,7 @@ def test_vmap_and_grad_are_the_batch():
     assert region.shape == (6,)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning",
     # the root finder is not compiled, and what is handed over to it has a gradient

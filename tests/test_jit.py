@@ -77,6 +77,7 @@ def test_methods_are_traced_without_a_warning(case, method):
     assert_traces(function, case.points(4), *tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rsample", "rosenblatt", "inverse_rosenblatt"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_transforms_and_pathwise_samples_are_traced_and_saved(size, method):
@@ -90,6 +91,7 @@ def test_transforms_and_pathwise_samples_are_traced_and_saved(size, method):
     assert_traces(function, *leaves)
 
 
+@pytest.mark.slow
 def test_a_mode_is_traced():
     leaves = mixture_parameters((), 2)
     program = traced(lambda *leaves: GaussianMixture(*leaves).mode, *leaves)

@@ -136,6 +136,7 @@ def test_strokes_as_latents_of_a_guide(name):
     assert_same(model, guide, leaves)
 
 
+@pytest.mark.slow
 def test_the_average_is_the_exact_gradient_as_with_stock():
     """The guide's own parameter too, by enumeration of the coin."""
     logits, loc, scale_tril = mixture_parameters()

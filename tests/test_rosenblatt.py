@@ -387,6 +387,7 @@ def test_forward_and_batched_derivatives(transform, size):
     )
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_right_or_refused():
     logits, loc, scale_tril = mixture_parameters((), 2, components=2)
     value = uniform(2, seed=7)

@@ -406,6 +406,7 @@ def test_torch_func_gives_the_same_derivatives():
     assert_close(list(found), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_it_compiles_whole(monkeypatch):
     def loss(logits, loc, scale_tril):

@@ -242,6 +242,7 @@ def test_every_kind_of_mixture_transform_and_precision(size, weighted):
     assert single.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_compiler_makes_one_graph(monkeypatch):
     # torch's first compilation turns the validation of distributions off

@@ -248,6 +248,7 @@ def head_of(pen, size=2):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pen", ["bernoulli", "one_hot", None])
 def test_parameters_and_log_density_are_exported_for_every_shape(pen):
     head, features, value = head_of(pen), normal(2, 9, 4, seed=2), points_for(pen, 2, 9)

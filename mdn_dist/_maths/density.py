@@ -14,8 +14,8 @@ from mdn_dist._torch import batched, composes, overridable, static_size
 # As measured on CPUs: up to SMALL coordinates substitution is faster than a library's solver. Where
 # points have parameters of their own, these are copied for it, which one coordinate is not worth.
 SMALL = 8
-CHUNK = 1 << 18  # components of points worked on at once: enough to outweigh the calls,
-OWN_CHUNK = 1 << 16  # and with parameters of their own, few enough for a cache
+CHUNK = 1 << 18  # components of points worked on at once: enough to outweigh the calls
+OWN_CHUNK = 1 << 16  # of points with parameters of their own: few enough for a cache
 Gradients = tuple[Tensor | None, ...]
 
 
