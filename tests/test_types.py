@@ -30,6 +30,7 @@ MISTAKES = {
     "attr-defined",
     "call-arg",
     "call-overload",
+    "list-item",  # numbers where a list of batches may stand
     "operator",  # "Tensor" not callable, of a misspelt method of a module
     "reportArgumentType",
     "reportAssignmentType",
