@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # A run of a second: no more than the least of everything.
 SMALL = {
+    "density": ["--points=9", "--components=2"],
     "forecast": ["--hidden-size=2", "--components=1", "--steps=2", "--held-out=1999"],
     "handwriting": ["--lines=4", "--hidden-size=2", "--components=1", "--steps=2", "--bias=0"],
     "inverse_problem": ["--points=9", "--hidden-size=2", "--components=2", "--steps=2"],
@@ -26,6 +27,7 @@ SMALL = {
     "writer_styles": ["--writers=3", "--words=2", "--hidden-size=2", "--components=1", "--steps=2"],
 }
 WRITTEN = {
+    "density": ["density.svg"],
     "forecast": ["forecast.svg"],
     "handwriting": ["model.safetensors", "samples.png", "density.png"],
     "inverse_problem": ["inverse_problem.svg"],
