@@ -23,6 +23,7 @@ SMALL = {
     "inverse_problem": ["--points=9", "--hidden-size=2", "--components=2", "--steps=2"],
     "lettering": ["--lines=1"],
     "mixture_guide": ["--components=1", "--steps=2", "--particles=2"],
+    "policy": ["--runs=1", "--components=1", "--hidden-size=2", "--steps=2"],
     "weight_noise": ["--lines=4", "--hidden-size=2", "--components=1", "--steps=2"],
     "writer_styles": ["--writers=3", "--words=2", "--hidden-size=2", "--components=1", "--steps=2"],
 }
@@ -33,6 +34,7 @@ WRITTEN = {
     "inverse_problem": ["inverse_problem.svg"],
     "lettering": ["page.png"],
     "mixture_guide": ["guide.png"],
+    "policy": ["policy.svg"],
     "weight_noise": ["weight_noise.svg"],
     "writer_styles": ["styles.svg"],
 }
@@ -65,6 +67,7 @@ OUTSIDE = {
     "--lines": ["0", "100001"],
     "--noise": ["0", "11"],
     "--particles": ["0", "10001"],
+    "--runs": ["0", "10001"],
     "--points": ["1", "1000001"],
     "--seed": ["-1", str(2**32)],
     "--spacing": ["0", "1.1"],
