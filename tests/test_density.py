@@ -118,7 +118,7 @@ def test_gradients_by_some_alone(size, batch, wanted):
     assert_close(*results, **CLOSE)
 
 
-@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("size", [1, 2, pytest.param(9, marks=pytest.mark.slow)])
 def test_shared_parameters_have_second_derivatives(size):
     inputs = leaves(*mixture_parameters((), size, components=2), normal(3, size, seed=57))
 

@@ -370,7 +370,7 @@ def test_quantiles_and_probabilities_share_their_shapes(shape):
 
 
 @pytest.mark.parametrize("transform", [rosenblatt, inverse_rosenblatt])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_forward_and_batched_derivatives(transform, size):
     inputs = [p.requires_grad_() for p in mixture_parameters((), size, components=2)]
     inputs.append(uniform(size, seed=7).requires_grad_())

@@ -216,7 +216,8 @@ def test_vmap_and_grad_are_the_batch():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_crps_compiles_to_one_graph(backend, monkeypatch):
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
 
