@@ -94,7 +94,8 @@ class GaussianMixture(BatchDistribution, MixtureSameFamily):
         scale_tril: Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        vars(self).update(joint(logits, loc, scale_tril))
+        for name, parameter in joint(logits, loc, scale_tril).items():
+            setattr(self, name, parameter)  # torch 2.8 cannot trace an update of __dict__
         self._settle()
         if validate_args is not None:
             self._validate_args = validate_args

@@ -113,7 +113,8 @@ class Pen(Container, Distribution):
         shape = getattr(self.logits, "shape", Size())
         split = len(shape) - self._parts["logits"]
         self._batch_shape = shape[:split]
-        self.__dict__.setdefault("_event_shape", shape[split:])
+        if "_event_shape" not in self.__dict__:
+            self._event_shape = shape[split:]
 
 
 class BernoulliPen(Pen, Bernoulli):
