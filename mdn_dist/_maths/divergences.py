@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from mdn_dist._maths.algebra import Mixture
 from mdn_dist._maths.density import substitute
 
-Mixture = tuple[Tensor, Tensor, Tensor]
 SHARES = (1 / 2, 1 / 8, 1 / 32)  # the less, the nearer to a divergence, and the worse for overlaps
 
 

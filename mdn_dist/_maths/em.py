@@ -198,7 +198,7 @@ def _expect(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moments]:
     whitening = torch.cat([rows, last], -2).reshape(-1, size + 1)  # (R K (D + 1), D + 1)
     log_scale = scale_tril.diagonal(dim1=-2, dim2=-1).log()
     at_mean = logits.log_softmax(-1) - (log_scale + LOG_ROOT).sum(-1)
-    total, number = loc.new_zeros(len(loc)), 0.0
+    total = loc.new_zeros(len(loc))
     moments = loc.new_zeros(len(loc) * components, size + 1, size + 1)
     # A few points at a time keep memory small, and planes (n) keep it contiguous.
     for block, weight in _split(blocks, len(whitening)):
@@ -208,12 +208,11 @@ def _expect(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moments]:
             distance.addcmul_(y[:, :, d], y[:, :, d])
         log_density, share = _share_out(at_mean, distance, weight)
         total += log_density
-        number += block.shape[-1] if weight is None else weight.sum().item()
         weighted = (share.unsqueeze(2) * y).flatten(0, 1)  # (R K, D + 1, n)
         moments += weighted @ y.flatten(0, 1).mT
     moments = moments.unflatten(0, (-1, components))
     sums = (moments[..., -1, -1], moments[..., :-1, -1], moments[..., :-1, :-1])
-    return total / number, sums
+    return total / sums[0].sum(-1), sums
 
 
 def _expect_diagonal(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moments]:
@@ -222,18 +221,17 @@ def _expect_diagonal(mixtures: Mixtures, blocks: Blocks) -> tuple[Tensor, Moment
     at_mean = logits.log_softmax(-1) - (scale.log() + LOG_ROOT).sum(-1)
     inverse, mean = scale.reciprocal().unsqueeze(-1), loc.unsqueeze(-1)
     ones = torch.ones_like(loc[..., None, :])  # (R, K, 1, D): a product adds faster than a sum
-    total, number, count = loc.new_zeros(len(loc)), 0.0, torch.zeros_like(loc[..., :1])
+    total, count = loc.new_zeros(len(loc)), torch.zeros_like(loc[..., :1])
     first, second = torch.zeros_like(ones), torch.zeros_like(ones)
     for block, weight in _split(blocks, loc.numel()):
         y = (block[:-1] - mean).mul_(inverse)  # (R, K, D, n)
         square = y.square()
         log_density, share = _share_out(at_mean, (ones @ square).squeeze(2), weight)
         total += log_density
-        number += block.shape[-1] if weight is None else weight.sum().item()
         count += share.sum(-1, keepdim=True)
         first += share.unsqueeze(2) @ y.mT
         second += share.unsqueeze(2) @ square.mT
-    return total / number, (count.squeeze(-1), first.squeeze(2), second.squeeze(2))
+    return total / count.sum((1, 2)), (count.squeeze(-1), first.squeeze(2), second.squeeze(2))
 
 
 def _split(blocks: Blocks, numbers: int) -> Iterator[tuple[Tensor, Tensor | None]]:
