@@ -11,9 +11,9 @@ float32. A run has failed when it raised an error or left a parameter that is no
 """
 
 import json
-import math
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import torch
 from options import Parser, errors_in_one_line, within, writable, write
@@ -106,14 +106,14 @@ def survives(
     return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
-def failures(starts: int) -> list[dict[str, object]]:
+def failures(starts: int) -> list[dict[str, Any]]:
     """Runs every loss from all starts; returns a row for each group of starts."""
     cases = [*product(DATA, EQUAL, LEARNING_RATES, TYPES)]
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for number, (make, equal, rate, dtype) in enumerate(cases):
         seeds = range(number, starts, len(cases))
         case = (make.__name__, equal, rate, str(dtype).removeprefix("torch."))
-        row: dict[str, object] = dict(zip(COLUMNS, case, strict=True))
+        row: dict[str, Any] = dict(zip(COLUMNS, case, strict=True))
         row["starts"] = len(seeds)
         for name, loss in LOSSES.items():
             row[name] = sum(not survives(loss, s, make, equal, rate, dtype) for s in seeds)
@@ -132,10 +132,9 @@ def main() -> None:
     torch.set_num_threads(1)  # for work as small as this
     print(*(f"{name:>16}" for name in (*COLUMNS, "starts", *LOSSES)))
     rows = failures(arguments.starts)
-    total = math.fsum(int(str(row["starts"])) for row in rows)
+    total = sum(row["starts"] for row in rows)
     for name in LOSSES:
-        failed = math.fsum(int(str(row[name])) for row in rows)
-        print(f"{name}: {failed:.0f} of {total:.0f} starts failed")
+        print(f"{name}: {sum(row[name] for row in rows)} of {total} starts failed")
     if arguments.json:
         write(arguments.json, (json.dumps(rows, indent=1) + "\n").encode())
 
