@@ -14,12 +14,15 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mdn_dist.data import StrokeFileError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Number = TypeVar("Number", int, float)
 
@@ -207,10 +210,19 @@ def replacing(*paths: Path) -> Generator[list[Path]]:
         raise Refusal(f"{names}: cannot be written: {error.strerror or error}") from error
 
 
+def save_figure(figure: "Figure", out: Path, names: Iterable[str], dpi: int = 80) -> None:
+    """Writes a picture to a folder in several formats, all of them or none."""
+    with replacing(*(out / name for name in names)) as paths:
+        for path in paths:
+            figure.savefig(path, dpi=dpi)
+
+
 # ----------------------------------------------------------------------------- optional packages
 
 # Asked here, for a script imports this module before it imports any of them.
 if missing := [
-    n for n in ("HersheyFonts", "matplotlib", "safetensors", "tqdm") if not find_spec(n)
+    n
+    for n in ("HersheyFonts", "matplotlib", "safetensors", "statsmodels", "tqdm")
+    if not find_spec(n)
 ]:
     leave(f'error: needs {", ".join(missing)}: pip install -e ".[examples]"')

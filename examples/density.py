@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 
 import torch
-from command_line import Parser, claimed, errors_in_one_line, integer, number, replacing, seed
+from command_line import Parser, claimed, errors_in_one_line, integer, number, save_figure, seed
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -63,9 +63,7 @@ def draw_picture(mixture: GaussianMixture, points: Tensor, given: float, out: Pa
     even.set_title("points, and Sobol points of the fit", fontsize=8)
     for panel in (plane, line, even):
         panel.tick_params(labelsize=7)
-    with replacing(*(out / name for name in PICTURES)) as paths:
-        for path in paths:
-            figure.savefig(path, dpi=80)
+    save_figure(figure, out, PICTURES)
 
 
 def parse() -> argparse.Namespace:

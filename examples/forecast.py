@@ -14,12 +14,13 @@ writes a fan chart of both under ``--out``.
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from command_line import Parser, Refusal, claimed, errors_in_one_line, integer, replacing, seed
+from command_line import Parser, Refusal, claimed, errors_in_one_line, integer, save_figure, seed
 from matplotlib.figure import Figure
 from statsmodels.datasets import sunspots
 from statsmodels.tsa.ar_model import AutoReg
@@ -56,6 +57,7 @@ class Forecasts(NamedTuple):
         return torch.cat([own, (self.lags / unit).unsqueeze(1).expand(-1, horizon, -1)], -1)
 
 
+@cache
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Returns years and their sunspots, each ``(T)``."""
     data = sunspots.load_pandas().data
@@ -154,9 +156,7 @@ def draw_picture(named: dict[str, GaussianMixture], given: Forecasts, year: int,
         panel.set_title(f"{name}: median, 50, 80 and 95 %", fontsize=9)
         panel.tick_params(labelsize=7)
     panels[0].set_ylabel("sunspots a year", fontsize=8)
-    with replacing(*(out / name for name in PICTURES)) as paths:
-        for path in paths:
-            figure.savefig(path, dpi=80)
+    save_figure(figure, out, PICTURES)
 
 
 def parse() -> argparse.Namespace:

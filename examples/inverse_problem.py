@@ -22,7 +22,7 @@ from command_line import (
     errors_in_one_line,
     integer,
     number,
-    replacing,
+    save_figure,
     seed,
 )
 from matplotlib.figure import Figure
@@ -110,9 +110,7 @@ def draw_picture(
         panel.tick_params(labelsize=7)
         panel.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
     panels[0].set_ylabel("x, asked for", fontsize=8)
-    with replacing(*(out / name for name in PICTURES)) as paths:
-        for path in paths:
-            figure.savefig(path, dpi=80)
+    save_figure(figure, out, PICTURES)
 
 
 def parse() -> argparse.Namespace:

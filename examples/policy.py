@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from command_line import Parser, claimed, errors_in_one_line, integer, replacing, seed
+from command_line import Parser, claimed, errors_in_one_line, integer, save_figure, seed
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.distributions import TanhTransform
@@ -158,9 +158,7 @@ def draw_picture(networks: dict[str, nn.Sequential], out: Path) -> None:
         panel.set_title(name, fontsize=9)
         panel.set(xlim=(-1, 1), ylim=(-1, 1))
         panel.tick_params(labelsize=7)
-    with replacing(*(out / name for name in PICTURES)) as paths:
-        for path in paths:
-            figure.savefig(path, dpi=80)
+    save_figure(figure, out, PICTURES)
 
 
 def parse() -> argparse.Namespace:

@@ -37,7 +37,7 @@ from command_line import (
     existing_file,
     integer,
     number,
-    replacing,
+    save_figure,
     seed,
 )
 from handwriting import evaluate, schedule
@@ -194,9 +194,7 @@ def draw_picture(
     right.hist(scales.log10().numpy(), bins=80, color=INK)
     right.axvline(math.log10(init_scale), color=RED)
     right.set(xlabel="log10 of a weight's deviation; red: at first", ylabel="weights")
-    with replacing(*(out / name for name in PICTURES)) as paths:
-        for path in paths:
-            figure.savefig(path, dpi=150)
+    save_figure(figure, out, PICTURES, dpi=150)
 
 
 def parse() -> argparse.Namespace:
